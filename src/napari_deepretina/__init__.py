@@ -1,0 +1,35 @@
+"""Segment, tune, correct, train and inspect nuclei in napari.
+
+Importing the package is free of torch and Qt; public names load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_deepretina.inference.segment import Segmentation, segment
+    from napari_deepretina.model.weights import load_model
+
+__all__ = ["Segmentation", "__version__", "load_model", "segment"]
+
+_LAZY = {
+    "segment": "napari_deepretina.inference.segment",
+    "Segmentation": "napari_deepretina.inference.segment",
+    "load_model": "napari_deepretina.model.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("napari-deepretina")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

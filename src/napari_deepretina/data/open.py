@@ -1,0 +1,41 @@
+"""From a path to a data set, by looking at what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_deepretina.data.files import is_image, open_tree, stem
+from napari_deepretina.data.kaggle import KaggleDataset
+from napari_deepretina.data.pairs import PairsDataset
+from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.split import Split, find_split
+from napari_deepretina.errors import UserError
+
+
+def is_kaggle(names: Sequence[str]) -> bool:
+    """Whether some image lies at ``<id>/images/<id>.<suffix>``, the mark of the Kaggle layout."""
+    parts = (n.split("/") for n in names if is_image(n))
+    return any(len(p) >= 3 and p[-2] == "images" and p[-3] == stem(p[-1]) for p in parts)
+
+
+def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
+    """Open annotated images: image/label pairs or the Kaggle layout, in a folder or a zip.
+
+    Returns
+    -------
+    the data set, and the split that lies in it or beside it, if any.
+
+    Raises
+    ------
+    UserError
+        If nothing annotated is found.
+    """
+    tree = open_tree(path)
+    dataset: Dataset = KaggleDataset(tree) if is_kaggle(tree.names()) else PairsDataset(tree)
+    if not len(dataset):
+        raise UserError(
+            f"{path} holds no annotated images; expected images/x.png with labels/x.png, or "
+            "<id>/images/<id>.png with <id>/masks/*.png"
+        )
+    return dataset, find_split(tree)

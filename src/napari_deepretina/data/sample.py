@@ -1,0 +1,92 @@
+"""One annotated image, and what every data set answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.instances.labels import LabelImage
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its truth.
+
+    Attributes
+    ----------
+    name : unique in its data set.
+    image : (H, W) or (H, W, 3), any real dtype.
+    labels : (H, W) int32, 0 background.
+    """
+
+    name: str
+    image: NDArray[Any]
+    labels: LabelImage
+
+
+class Dataset(Protocol):
+    """Anything with names and samples can be trained on and scored against.
+
+    Ten lines make one's own::
+
+        class Mine:
+            names = ["a", "b"]
+
+            def __len__(self):
+                return len(self.names)
+
+            def __getitem__(self, index):
+                image, labels = load(self.names[index])
+                return Sample(self.names[index], image, labels.astype("int32"))
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Unique names, in order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Subset:
+    """Some samples of a data set, chosen by name, in the order of the names given."""
+
+    def __init__(self, dataset: Dataset, names: Sequence[str]) -> None:
+        where = {name: i for i, name in enumerate(dataset.names)}
+        missing = [n for n in names if n not in where]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(names)} chosen images are not in the data, e.g. "
+                f"{missing[0]!r}: does the split belong to it?"
+            )
+        self.names: Sequence[str] = list(names)
+        self._dataset = dataset
+        self._index = [where[n] for n in names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self._index[index]]
+
+
+def checked_sample(name: str, image: NDArray[Any], labels: NDArray[Any]) -> Sample:
+    """A sample whose image and labels fit together, or a UserError that says what does not."""
+    if labels.ndim == 3:
+        raise UserError(f"labels of {name!r} have shape {labels.shape}; they need one channel")
+    if image.shape[:2] != labels.shape:
+        raise UserError(
+            f"image and labels of {name!r} differ in size: {image.shape[:2]} and {labels.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
+        raise UserError(f"labels of {name!r} have dtype {labels.dtype}; they need an integer one")
+    if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
+        raise UserError(f"labels of {name!r} hold ids outside 0…2³¹-1; renumber them")
+    return Sample(name, image, labels.astype(np.int32))

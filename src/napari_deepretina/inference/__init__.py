@@ -1,0 +1,1 @@
+"""From an image to raw instances: the plan, the device, the run."""

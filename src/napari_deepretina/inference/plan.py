@@ -1,0 +1,80 @@
+"""What will be done to an image before the network sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.architecture import Architecture
+
+PAD_TO = 64
+LARGEST_SCALE = 16.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one image is laid before the network; a value that can be printed and costed.
+
+    Attributes
+    ----------
+    shape : (height, width) of the image, in its own pixels.
+    scale : zoom from image to network pixels, the same for both axes.
+    scaled : (height, width) in network pixels.
+    padded : the same, each side filled up to a multiple of 64 at bottom and right.
+    """
+
+    shape: tuple[int, int]
+    scale: float
+    scaled: tuple[int, int]
+    padded: tuple[int, int]
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels that the network will see."""
+        return self.padded[0] * self.padded[1] / 1e6
+
+    def fingerprint(self, weights_sha256: str) -> str:
+        """Equal for equal weights and plans."""
+        content = json.dumps([asdict(self), weights_sha256])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def make_plan(
+    shape: tuple[int, int],
+    architecture: Architecture,
+    *,
+    trained_diameter: float,
+    diameter: float | None = None,
+) -> Plan:
+    """Plan one image.
+
+    Parameters
+    ----------
+    shape : (height, width).
+    architecture : its `short_side` is what a short side is scaled up to at least.
+    trained_diameter : median nucleus diameter at the network's scale in training, pixels.
+    diameter : expected nucleus diameter in pixels of this image; given, it alone decides the scale.
+
+    Raises
+    ------
+    UserError
+        If the image is empty or the diameter makes no sense for it.
+    """
+    if min(shape) < 1:
+        raise UserError(f"the image is empty: height × width is {shape[0]}×{shape[1]}")
+    if diameter is None:
+        scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(shape)))
+    elif not 0 < diameter < float("inf"):
+        raise UserError(f"the expected diameter must be above 0 pixels, got {diameter:g}")
+    else:
+        scale = trained_diameter / diameter
+        if scale > LARGEST_SCALE:
+            raise UserError(
+                f"an expected diameter of {diameter:g} pixels would enlarge the image {scale:.0f} "
+                f"times; give at least {trained_diameter / LARGEST_SCALE:.1f}"
+            )
+    scaled = (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)))
+    padded = (-(-scaled[0] // PAD_TO) * PAD_TO, -(-scaled[1] // PAD_TO) * PAD_TO)
+    return Plan(shape, scale, scaled, padded)

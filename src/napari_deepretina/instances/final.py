@@ -1,0 +1,94 @@
+"""Instances with their final masks, each kept inside its own box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.instances.labels import LabelImage, bounding_boxes
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects of one image; ``instances[instances.scores > 0.9]`` filters every field together.
+
+    Attributes
+    ----------
+    boxes : (N, 4) int64, (x0, y0, x1, y1) of each mask's frame in pixels, x1 and y1 exclusive,
+        inside the image.
+    masks : tuple of N bool arrays, masks[i] has shape (y1 - y0, x1 - x0) of boxes[i].
+    scores : (N,) float32 in 0…1 (1 for objects drawn by a person or read from a file).
+    classes : (N,) int32.
+    shape : (height, width) of the image.
+    """
+
+    boxes: NDArray[np.int64]
+    masks: tuple[NDArray[np.bool_], ...]
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int32]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.boxes), len(self.masks), len(self.scores), len(self.classes)}
+        if len(lengths) > 1:
+            raise ValueError(f"boxes, masks, scores and classes differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: NDArray[np.generic] | slice) -> Instances:
+        chosen = np.arange(len(self))[index]
+        return Instances(
+            boxes=self.boxes[chosen],
+            masks=tuple(self.masks[i] for i in chosen),
+            scores=self.scores[chosen],
+            classes=self.classes[chosen],
+            shape=self.shape,
+        )
+
+    def __iter__(self) -> Iterator[tuple[tuple[slice, slice], NDArray[np.bool_]]]:
+        """Yield ``(rows, columns), mask`` for each object: ``image[rows, columns][mask]``."""
+        for (x0, y0, x1, y1), mask in zip(self.boxes.tolist(), self.masks, strict=True):
+            yield (slice(y0, y1), slice(x0, x1)), mask
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """(N,) number of pixels of each object."""
+        return np.array([np.count_nonzero(m) for m in self.masks], np.int64)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> Instances:
+        """No objects in an image of this (height, width)."""
+        none = np.zeros(0, np.int32)
+        return cls(np.zeros((0, 4), np.int64), (), none.astype(np.float32), none, shape)
+
+    @classmethod
+    def from_labels(cls, labels: NDArray[np.integer]) -> Instances:
+        """Objects of a 2D label image in rising order of their ids, with score 1 and class 1."""
+        if labels.ndim != 2:
+            raise ValueError(f"a label image has two axes, this one has shape {labels.shape}")
+        ids, boxes = bounding_boxes(labels)
+        masks = tuple(
+            labels[y0:y1, x0:x1] == i
+            for i, (x0, y0, x1, y1) in zip(ids.tolist(), boxes.tolist(), strict=True)
+        )
+        n = len(ids)
+        return cls(
+            boxes, masks, np.ones(n, np.float32), np.ones(n, np.int32), (labels.shape[0], labels.shape[1])
+        )
+
+    def to_labels(self) -> LabelImage:
+        """Paint the objects as ids 1…N in their order; where they meet, the first keeps the pixel.
+
+        Returns
+        -------
+        (H, W) int32.
+        """
+        labels = np.zeros(self.shape, np.int32)
+        for label, (window, mask) in enumerate(self, start=1):
+            view = labels[window]
+            view[mask & (view == 0)] = label
+        return labels

@@ -1,0 +1,1 @@
+"""The network, its description and its weights."""

@@ -1,0 +1,63 @@
+"""What a network looks like: enough to build it before its weights are read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+class Architecture(BaseModel):
+    """Frozen description of a Mask R-CNN, stored in the header of every weights file.
+
+    All lengths are in pixels of the network's input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Backbone = "resnet50"
+    classes: tuple[str, ...] = Field(default=("nucleus",), min_length=1)
+    """Names of the object classes; class ids start at 1, 0 is background."""
+    fpn_channels: int = Field(default=256, ge=8, le=512)
+    anchor_sizes: tuple[int, int, int, int, int] = (8, 16, 32, 64, 128)
+    """Anchor sides on P2…P6, whose strides are 4…64."""
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    box_units: int = Field(default=1024, ge=8)
+    """Width of the two fully connected layers of the box head."""
+    mask_convs: int = Field(default=4, ge=1, le=8)
+    mask_channels: int = Field(default=256, ge=8)
+    roi_canonical_size: int = Field(default=128, ge=16)
+    """A region of this side is pooled from P4 (stride 16), half of it from P3, and so on.
+
+    The original's 224 was chosen for photographs; see Lin et al. 2017 (FPN), equation 1."""
+    roi_samples: int = Field(default=1, ge=1, le=4)
+    """Bilinear samples a side in each cell of a pooled region; one, as the original took."""
+    short_side: int = Field(default=512, ge=64)
+    """Images are scaled up until their short side has this many pixels."""
+
+    @property
+    def num_classes(self) -> int:
+        """Object classes plus background."""
+        return len(self.classes) + 1
+
+
+class Limits(BaseModel):
+    """Floors and caps of raw detection: loose, because tuning comes later.
+
+    The caps hold for one image; a field with 2,000 nuclei stays under all of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objectness: float = 0.02
+    """Proposals that the first stage is surer are background are not looked at again."""
+    proposals_per_level: int = 4000
+    proposals: int = 6000
+    proposal_nms: float = 0.7
+    score: float = 0.05
+    nms: float = 0.7
+    detections: int = 4000
+    masks_at_once: int = 256
+    """Regions whose masks are computed together; memory grows with it, the result does not change."""

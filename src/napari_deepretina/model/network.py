@@ -1,0 +1,107 @@
+"""Mask R-CNN (He et al. 2017) from torchvision's parts, fitted to nuclei."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.proposals import ProposalNetwork
+from napari_deepretina.model.regions import Detections, RegionHeads
+from napari_deepretina.model.targets import Target
+
+STRIDE = 64
+"""Height and width of a batch are multiples of this, the stride of P6."""
+
+
+class MaskRCNN(nn.Module):
+    """The network: called it answers losses, `detect` answers raw detections.
+
+    Batch-norm layers are ordinary ones, so that training from random weights works.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        body = getattr(resnet, architecture.backbone)(weights=None)
+        widths = [body.inplanes // 8 * 2**i for i in range(4)]
+        self.backbone = BackboneWithFPN(
+            body,
+            {f"layer{i + 1}": str(i) for i in range(4)},
+            widths,
+            architecture.fpn_channels,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=nn.BatchNorm2d,
+        )
+        self.proposals = ProposalNetwork(architecture)
+        self.regions = RegionHeads(architecture)
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """The five losses of a batch, for training.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) float32, normalised to about 0…1, H and W multiples of STRIDE.
+        targets : truth of each image.
+        """
+        features, batch = self._features(images)
+        proposals, losses = self.proposals(batch, features, [{"boxes": t.boxes} for t in targets])
+        losses.update(self.regions.losses(features, proposals, targets, batch.image_sizes))
+        return cast("dict[str, Tensor]", losses)
+
+    @torch.inference_mode()
+    def detect(
+        self, images: Tensor, limits: Limits | None = None
+    ) -> Generator[float, None, list[Detections]]:
+        """Raw detections of each image, in steps, so that a caller can show progress and cancel.
+
+        Parameters
+        ----------
+        images : as for training; the network must be in evaluation mode.
+        limits : floors and caps of what is returned.
+
+        Yields
+        ------
+        float
+            Share of the work done, 0…1.
+
+        Returns
+        -------
+        one Detections an image, boxes in pixels of the batch.
+        """
+        limits = limits or Limits()
+        features, batch = self._features(images)
+        yield 0.4
+        proposals = self.proposals.propose(batch, features, limits)
+        yield 0.5
+        steps = self.regions.detect(features, proposals, batch.image_sizes, limits)
+        try:
+            while True:
+                yield 0.5 + 0.5 * next(steps)
+        except StopIteration as end:
+            return cast("list[Detections]", end.value)
+
+    def _features(self, images: Tensor) -> tuple[dict[str, Tensor], ImageList]:
+        height, width = images.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}×{width}")
+        images = images.contiguous(memory_format=torch.channels_last)
+        # Anchors and pooled features take the precision of the maps, so these are float32.
+        features = {name: f.float() for name, f in self.backbone(images * 4.0 - 1.0).items()}
+        return features, ImageList(images, [(height, width)] * len(images))
+
+
+def build(architecture: Architecture, *, seed: int | None = None) -> MaskRCNN:
+    """A network with random weights; the same seed gives the same weights."""
+    if seed is None:
+        return MaskRCNN(architecture).to(memory_format=cast(Any, torch.channels_last))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MaskRCNN(architecture).to(memory_format=cast(Any, torch.channels_last))

@@ -1,0 +1,199 @@
+"""The second stage: what is in each proposed region, where exactly, and of which shape."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
+
+from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.targets import Target, mask_targets
+
+LEVELS = ("0", "1", "2", "3")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Raw answer for one image: (N, 4) xyxy boxes, (N,) scores and classes, (N, S, S) uint8."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    masks: Tensor
+
+
+class RegionHeads(nn.Module):
+    """Box and mask heads with their losses (training) and their raw output (inference)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        channels = architecture.fpn_channels
+
+        def pool(size: int) -> MultiScaleRoIAlign:
+            return MultiScaleRoIAlign(
+                LEVELS,
+                size,
+                architecture.roi_samples,
+                canonical_scale=architecture.roi_canonical_size,
+                canonical_level=4,
+            )
+
+        self.box_pool = pool(7)
+        self.box_head = TwoMLPHead(channels * 7 * 7, architecture.box_units)
+        self.box_predictor = FastRCNNPredictor(architecture.box_units, architecture.num_classes)
+        self.mask_pool = pool(14)
+        self.mask_head = MaskRCNNHeads(
+            channels,
+            (architecture.mask_channels,) * architecture.mask_convs,
+            1,
+            norm_layer=nn.BatchNorm2d,
+        )
+        self.mask_predictor = MaskRCNNPredictor(
+            architecture.mask_channels, architecture.mask_channels, architecture.num_classes
+        )
+        self.mask_size = 28
+        self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.regions_per_image = 128
+        self.positive_fraction = 0.33
+
+    def losses(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: list[Tensor],
+        targets: list[Target],
+        sizes: list[tuple[int, int]],
+    ) -> dict[str, Tensor]:
+        """Class, box and mask loss of a batch, each a scalar float32."""
+        regions, classes, matched = self._sample(proposals, targets)
+        logits, deltas = self._boxes(features, regions, sizes)
+        labels = torch.cat(classes)
+        positive = torch.nonzero(labels > 0).flatten()
+        truth = torch.cat([t.boxes[m] if len(t.boxes) else r
+                           for t, m, r in zip(targets, matched, regions, strict=True)])
+        wanted = self.coder.encode_single(truth, torch.cat(regions))
+        chosen = deltas.view(len(labels), -1, 4)[positive, labels[positive]]
+        box_loss = F.smooth_l1_loss(chosen, wanted[positive], beta=1 / 9, reduction="sum")
+        return {
+            "loss_classifier": F.cross_entropy(logits, labels),
+            "loss_box_reg": box_loss / max(1, labels.numel()),
+            "loss_mask": self._mask_loss(features, regions, classes, matched, targets, sizes),
+        }
+
+    def detect(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: list[Tensor],
+        sizes: list[tuple[int, int]],
+        limits: Limits,
+    ) -> Generator[float, None, list[Detections]]:
+        """Everything above the floors, highest score first, masks as uint8 probabilities.
+
+        Yields the share of the work done, 0…1, after the boxes and after each chunk of masks.
+        """
+        logits, deltas = self._boxes(features, proposals, sizes)
+        probabilities = logits.softmax(-1)
+        per_image = [len(p) for p in proposals]
+        found = [
+            self._filter(regions, p, d, size, limits)
+            for regions, p, d, size in zip(
+                proposals, probabilities.split(per_image), deltas.split(per_image), sizes, strict=True
+            )
+        ]
+        yield 0.3
+        done, total = 0, max(1, sum(len(boxes) for boxes, _, _ in found))
+        answers = []
+        for image, (boxes, scores, classes) in enumerate(found):
+            one = {name: f[image : image + 1] for name, f in features.items()}
+            masks = [boxes.new_zeros((0, self.mask_size, self.mask_size), dtype=torch.uint8)]
+            for start in range(0, len(boxes), limits.masks_at_once):
+                some = slice(start, start + limits.masks_at_once)
+                logits = self._mask_logits(one, [boxes[some]], [sizes[image]])
+                chosen = logits[torch.arange(len(logits), device=logits.device), classes[some]]
+                masks.append((chosen.sigmoid() * 255).round().to(torch.uint8))
+                done += len(logits)
+                yield 0.3 + 0.7 * done / total
+            answers.append(Detections(boxes, scores, classes, torch.cat(masks)))
+        return answers
+
+    def _boxes(
+        self, features: Mapping[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.box_pool(dict(features), regions, sizes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits.float(), deltas.float()
+
+    def _filter(
+        self, regions: Tensor, probabilities: Tensor, deltas: Tensor, size: tuple[int, int], limits: Limits
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Best class of each region, refined, clipped, thinned by a loose NMS."""
+        scores, classes = probabilities[:, 1:].max(dim=1)
+        classes = classes + 1
+        keep = torch.nonzero(scores >= limits.score).flatten()
+        regions, scores, classes = regions[keep], scores[keep], classes[keep]
+        chosen = deltas.view(len(deltas), -1, 4)[keep, classes]
+        boxes = clip_boxes_to_image(self.coder.decode_single(chosen, regions), size)
+        wide = torch.nonzero((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1.0).flatten()
+        boxes, scores, classes = boxes[wide], scores[wide], classes[wide]
+        keep = batched_nms(boxes, scores, classes, limits.nms)[: limits.detections]
+        return boxes[keep], scores[keep], classes[keep]
+
+    def _mask_logits(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        pooled = self.mask_pool(dict(features), boxes, sizes)
+        pooled = pooled.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
+        return logits.float()
+
+    def _mask_loss(
+        self,
+        features: Mapping[str, Tensor],
+        regions: list[Tensor],
+        classes: list[Tensor],
+        matched: list[Tensor],
+        targets: list[Target],
+        sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        positive = [torch.nonzero(c > 0).flatten() for c in classes]
+        chosen = [r[p] for r, p in zip(regions, positive, strict=True)]
+        if not sum(map(len, chosen)):
+            # Keeps every parameter in the graph, which DDP and the optimiser count on.
+            return sum((p.sum() * 0.0 for m in (self.mask_head, self.mask_predictor)
+                        for p in m.parameters()), start=chosen[0].sum() * 0.0)
+        logits = self._mask_logits(features, chosen, sizes)
+        labels = torch.cat([c[p] for c, p in zip(classes, positive, strict=True)])
+        wanted = torch.cat([
+            mask_targets(t.labels, t.ids[m[p]], r, self.mask_size)
+            for t, m, p, r in zip(targets, matched, positive, chosen, strict=True)
+            if len(p)
+        ])
+        picked = logits[torch.arange(len(labels), device=labels.device), labels]
+        return F.binary_cross_entropy_with_logits(picked, wanted)
+
+    def _sample(
+        self, proposals: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Regions to learn from, their class (0 background) and the index of their true box."""
+        sampler = BalancedPositiveNegativeSampler(self.regions_per_image, self.positive_fraction)
+        regions, classes, matched = [], [], []
+        for proposed, target in zip(proposals, targets, strict=True):
+            candidates = torch.cat([proposed, target.boxes])
+            if len(target.boxes):
+                iou, index = box_iou(target.boxes, candidates).max(dim=0)
+                label = torch.where(iou >= 0.5, target.classes[index], 0)
+            else:
+                index = torch.zeros(len(candidates), dtype=torch.long, device=candidates.device)
+                label = torch.zeros_like(index)
+            positive, negative = sampler([label])
+            keep = torch.nonzero(positive[0] | negative[0]).flatten()
+            regions.append(candidates[keep])
+            classes.append(label[keep])
+            matched.append(index[keep])
+        return regions, classes, matched

@@ -1,0 +1,168 @@
+"""Recipes are data: what to train, in which stages, on what views of the images."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.architecture import Architecture
+
+_SHIPPED = files("napari_deepretina.training") / "recipes"
+
+
+class Stage(BaseModel):
+    """One stretch of training with settings of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    """Crops a step, all devices together."""
+    crop: int = Field(default=256, ge=64, multiple_of=64)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    hold: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps after which the cosine begins to fall."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is validated and shipped; 0 keeps none."""
+    regions_per_image: int = Field(default=128, ge=8)
+    positive_fraction: float = Field(default=0.33, gt=0, lt=1)
+    augmentation: Augmentation = Augmentation()
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step of this stage, 0-based."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / (self.warmup + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        begin = max(self.warmup, self.hold * self.steps)
+        done = max(0.0, (step - begin) / max(1, self.steps - begin))
+        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+class Recipe(BaseModel):
+    """All that decides a training run, but for the data and the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    architecture: Architecture = Architecture()
+    """Used when training starts from random weights."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    workers: int = Field(default=1, ge=0)
+    """Processes that prepare crops; any number gives the same crops."""
+    log_every: int = Field(default=20, ge=1)
+    validate_every: int = Field(default=1000, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Stage index and step within it of a global 0-based step."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise IndexError(f"step is {step} beyond the recipe's end")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(f.name.removesuffix(".toml") for f in _SHIPPED.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe or a TOML file, with ``stage.key=value`` changes.
+
+    ``main.learning_rate=0.001`` changes one stage, ``stages.crop=512`` all of them, and
+    ``seed=3`` or ``architecture.backbone=resnet50`` the recipe. Values are read as JSON where
+    they parse, else as text.
+
+    Raises
+    ------
+    UserError
+        With every problem at once: unknown names, impossible values, unreadable file.
+    """
+    source = _SHIPPED / f"{name_or_path}.toml"
+    if not source.is_file():
+        source = Path(name_or_path)  # type: ignore[assignment]
+    try:
+        content = tomllib.loads(source.read_text("utf-8"))
+    except OSError:
+        raise UserError(f"no recipe {name_or_path!r}: give a TOML file or one of "
+                        f"{', '.join(shipped_recipes())}") from None
+    except ValueError as error:
+        raise UserError(f"recipe {name_or_path} is not valid TOML: {error}") from None
+    problems = [p for o in overrides if (p := _override(content, o))]
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    if problems:
+        raise UserError(f"recipe {name_or_path}: " + "; ".join(problems))
+    return recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `load_recipe` reads back to an equal value."""
+    plain = recipe.model_dump(mode="json")
+    stages, architecture = plain.pop("stages"), plain.pop("architecture")
+    lines = _pairs(plain) + ["", "[architecture]", *_pairs(architecture)]
+    for stage in stages:
+        augmentation = stage.pop("augmentation")
+        lines += ["", "[[stages]]", *_pairs(stage), "", "[stages.augmentation]", *_pairs(augmentation)]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    # Strings, numbers, booleans and flat lists look the same in JSON and TOML.
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+
+
+def _override(content: dict[str, Any], text: str) -> str | None:
+    """Apply one change in place; the problem as text if it cannot be."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        return f"--set {text}: write stage.key=value"
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    stages = content.get("stages", [])
+    by_name = {s.get("name"): s for s in stages if isinstance(s, dict)}
+    if keys[0] == "stages" and len(keys) > 1:
+        places, keys = list(by_name.values()), keys[1:]
+    elif keys[0] in by_name and len(keys) > 1:
+        places, keys = [by_name[keys[0]]], keys[1:]
+    else:
+        places = [content]
+    for place in places:
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                return f"--set {text}: {key} is not a table"
+        place[keys[-1]] = parsed
+    return None
