@@ -16,7 +16,7 @@ from torch import Tensor
 class Augmentation(BaseModel):
     """Ranges that a random crop is drawn from; zero or one switches an operation off."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scale: tuple[float, float] = (0.6, 1.6)
     """Zoom on top of the scale used at inference, drawn log-uniformly."""

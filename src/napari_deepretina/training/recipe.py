@@ -22,7 +22,7 @@ _SHIPPED = files("napari_deepretina.training") / "recipes"
 class Stage(BaseModel):
     """One stretch of training with settings of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     steps: int = Field(ge=1)
@@ -59,7 +59,7 @@ class Stage(BaseModel):
 class Recipe(BaseModel):
     """All that decides a training run, but for the data and the machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     description: str = ""

@@ -1,0 +1,215 @@
+"""The command line: ``napari-deepretina segment | evaluate | train | weights | sample``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from napari_deepretina import __version__
+from napari_deepretina.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 on bad usage or input, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        print(f"napari-deepretina: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("napari-deepretina: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="napari-deepretina", description="Find, score and learn nuclei.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_segment(commands)
+    _add_evaluate(commands)
+    _add_train(commands)
+    _add_weights(commands)
+    _add_sample(commands)
+    return parser
+
+
+def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("segment", help="find the nuclei in images")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT",
+                        help="image files, folders, globs, .zip archives or Kaggle folders")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where results go")
+    parser.add_argument("--format", default="labels", metavar="LIST",
+                        help="comma-separated: labels, rle, coco, rois, overlay (default labels)")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    _add_settings(parser)
+    parser.set_defaults(run=_segment)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option a field of SegmentSettings, with its default and its help."""
+    from typing import Literal, get_args, get_origin
+
+    from napari_deepretina.inference.settings import SegmentSettings
+
+    for name, field in SegmentSettings.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        default = "" if field.default is None else f" (default {field.default})"
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"setting_{name}",
+            choices=choices,
+            metavar=None if choices else name.upper(),
+            help=(field.description or "").replace("%", "%%") + default,
+        )
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.inference.batch import FORMATS, segment_files
+    from napari_deepretina.inference.settings import make_settings
+    from napari_deepretina.inference.sources import find_sources
+
+    formats = [f for f in arguments.format.split(",") if f]
+    if wrong := [f for f in formats if f not in FORMATS]:
+        raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
+    given = {k.removeprefix("setting_"): v for k, v in vars(arguments).items()
+             if k.startswith("setting_") and v is not None}
+    result = segment_files(
+        find_sources(arguments.inputs),
+        arguments.out,
+        make_settings(**given),
+        formats=formats,
+        overwrite=arguments.overwrite,
+    )
+    if result.skipped:
+        total = len(result.skipped) + len(result.done)
+        first = next(iter(result.skipped.values()))
+        raise UserError(f"{len(result.skipped)} of {total} images were skipped, the others are done: {first}")
+    return 0
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("evaluate", help="score predictions against truth")
+    kinds = "folder or zip of label images, Kaggle folder, RLE CSV or COCO JSON"
+    parser.add_argument("--truth", required=True, metavar="T", help=kinds)
+    parser.add_argument("--pred", required=True, metavar="P", help=kinds)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--all", action="store_true",
+                        help="count images without a prediction as empty instead of leaving them out")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.data.label_sets import open_label_set
+    from napari_deepretina.evaluation.compare import compare
+    from napari_deepretina.files import written_whole
+
+    truth, predicted = open_label_set(arguments.truth), open_label_set(arguments.pred)
+    report, missing = compare(truth, predicted, missing_as_empty=arguments.all)
+    if missing:
+        what = "counted as empty" if arguments.all else "left out (--all counts them as empty)"
+        print(f"{len(missing)} images of the truth have no prediction: {what}", file=sys.stderr)
+    print(report.table())
+    if arguments.json:
+        with written_whole(arguments.json) as part:
+            part.write_text(json.dumps(report.to_json(), indent=2), "utf-8")
+    return 0
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from napari_deepretina.inference.device import CHOICES
+
+    parser = commands.add_parser("train", help="learn from annotated images")
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a TOML file")
+    parser.add_argument("--data", required=True, nargs="+", metavar="PATH",
+                        help="folders or zips: image/label pairs or the Kaggle layout")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="the run's folder")
+    parser.add_argument("--weights", default="random", metavar="START",
+                        help="bundled, random, imagenet or a weights file (default random)")
+    parser.add_argument("--split", metavar="FILE",
+                        help="JSON with lists train and val; by default the one in or beside the data, "
+                        "else a random tenth is held out")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    parser.add_argument("--device", default="auto", choices=CHOICES, help="default auto")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE",
+                        help="change the recipe; may be repeated")
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.training.run import run_training
+
+    weights = run_training(
+        arguments.recipe,
+        arguments.data,
+        arguments.out,
+        weights=arguments.weights,
+        split=arguments.split,
+        resume=arguments.resume,
+        device=arguments.device,
+        devices=arguments.devices,
+        overrides=arguments.set,
+    )
+    print(f"best weights: {weights}" if weights.exists() else "no weights yet: resume to go on")
+    return 0
+
+
+def _add_weights(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("weights", help="list and describe weights")
+    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    actions.add_parser("list", help="weights known by name").set_defaults(run=_weights_list)
+    info = actions.add_parser("info", help="what a weights file says of itself")
+    info.add_argument("weights", metavar="NAME|PATH")
+    info.set_defaults(run=_weights_info)
+
+
+def _weights_list(_: argparse.Namespace) -> int:
+    from napari_deepretina.model.weights import available, read_info
+
+    for name, path in available().items():
+        info = read_info(path)
+        score = info.score.get("dsb_score")
+        told = f"dsb_score {score:.3f}" if score is not None else "no score"
+        print(f"{name:20} {info.architecture.backbone:10} {told:18} {path.stat().st_size / 1e6:5.1f} MB  {path}")
+    return 0
+
+
+def _weights_info(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.model.weights import find, read_info, sha256_of
+
+    path = find(arguments.weights)
+    content = {"path": str(path), "sha256": sha256_of(path), **read_info(path).model_dump(mode="json")}
+    print(json.dumps(content, indent=2))
+    return 0
+
+
+def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from napari_deepretina.data.samples import SAMPLES
+
+    parser = commands.add_parser("sample", help="write a sample image")
+    parser.add_argument("name", choices=list(SAMPLES), metavar="NAME", help=", ".join(SAMPLES))
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".tif or .png")
+    parser.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.data.files import IMAGE_SUFFIXES
+    from napari_deepretina.data.samples import sample_image
+    from napari_deepretina.export.tiff import write_image
+
+    if arguments.out.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"--out {arguments.out}: end the name with .tif or .png")
+    write_image(sample_image(arguments.name), arguments.out)
+    print(arguments.out)
+    return 0

@@ -1,0 +1,81 @@
+"""Annotations or predictions by image name, from any of the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from napari_deepretina.data.coco import read_coco
+from napari_deepretina.data.files import decode_image, is_image, open_tree, stem
+from napari_deepretina.data.kaggle import KaggleDataset
+from napari_deepretina.data.open import is_kaggle
+from napari_deepretina.data.pairs import LABEL_FOLDERS
+from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv
+from napari_deepretina.data.sample import checked_sample
+from napari_deepretina.errors import UserError
+from napari_deepretina.instances.labels import LabelImage
+
+Shape = tuple[int, int]
+
+
+class LabelSet:
+    """Label images by name, read when asked for.
+
+    Attributes
+    ----------
+    names : in order.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[str, Shape | None], LabelImage]) -> None:
+        self.names = list(names)
+        self._read = read
+
+    def labels(self, name: str, shape: Shape | None = None) -> LabelImage:
+        """(H, W) int32; an RLE CSV does not know its images' shapes, so they must be given."""
+        return self._read(name, shape)
+
+
+def open_label_set(path: str | Path) -> LabelSet:
+    """A folder or zip of label images, the Kaggle layout, an RLE CSV or COCO JSON.
+
+    In a folder with a sub-folder for labels (``labels``, ``masks`` …) that one is taken.
+
+    Raises
+    ------
+    UserError
+        If the path holds nothing of the kind.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".csv":
+        return _from_rle(path)
+    if path.suffix.lower() == ".json":
+        instances = {stem(n): i for n, i in read_coco(path).items()}
+        return LabelSet(list(instances), lambda name, _: instances[name].to_labels())
+    tree = open_tree(path)
+    names = [n for n in tree.names() if is_image(n)]
+    if is_kaggle(names):
+        kaggle = KaggleDataset(tree)
+        where = {n: i for i, n in enumerate(kaggle.names)}
+        return LabelSet(kaggle.names, lambda name, _: kaggle[where[name]].labels)
+    chosen = [n for n in names if "/" in n and n.split("/")[-2].lower() in LABEL_FOLDERS]
+    chosen = chosen or [n for n in names if "/" not in n and not n.endswith("_overlay.png")]
+    files = {stem(n): n for n in chosen}
+    if not files:
+        raise UserError(f"{path} holds no label images")
+
+    def read(name: str, _: Shape | None) -> LabelImage:
+        labels = decode_image(tree.read(files[name]), files[name])
+        return checked_sample(name, labels, labels).labels
+
+    return LabelSet(sorted(files), read)
+
+
+def _from_rle(path: Path) -> LabelSet:
+    strings = read_rle_csv(path)
+
+    def read(name: str, shape: Shape | None) -> LabelImage:
+        if shape is None:
+            raise UserError(f"{path} does not tell how large {name!r} is; compare it with label images")
+        return decode_objects(strings[name], shape, name).to_labels()
+
+    return LabelSet(list(strings), read)

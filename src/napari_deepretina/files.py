@@ -1,0 +1,35 @@
+"""Writing files so that a failure leaves no half of one behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from napari_deepretina.errors import UserError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside the destination to write to; rename it when the block ends well.
+
+    The folder is made if need be. On any failure the part is removed and the old file, if
+    there is one, stays as it was.
+
+    Raises
+    ------
+    UserError
+        If the system refuses: no permission, disk full, and the like.
+    """
+    beside = path.with_name(f".{os.getpid()}.part.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        # Not missing_ok alone: where the folder is not one, even unlink complains.
+        if beside.parent.is_dir():
+            beside.unlink(missing_ok=True)

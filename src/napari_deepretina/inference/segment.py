@@ -1,0 +1,160 @@
+"""From an image to a label image in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina import __version__
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.device import describe_device, resolve_device
+from napari_deepretina.inference.predict import Prediction, Progress, Steps, drain, predict
+from napari_deepretina.inference.settings import SegmentSettings, make_settings
+from napari_deepretina.instances import Instances
+from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.model.weights import LoadedModel, load_model
+from napari_deepretina.postprocess import postprocess
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What `segment` answers; unpacks into ``labels, instances``.
+
+    Attributes
+    ----------
+    labels : (H, W) int32, id i is instances[i - 1].
+    instances : disjoint objects, highest score first.
+    prediction : raw detections, plan, device and notes.
+    seconds : time per phase: ``network``, ``postprocess``.
+    settings : those used.
+    weights : name, sha256, file name and (by line) class names of the weights.
+    """
+
+    labels: LabelImage
+    instances: Instances
+    prediction: Prediction
+    seconds: dict[str, float]
+    settings: SegmentSettings
+    weights: dict[str, str]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.labels, self.instances))
+
+    def features(self) -> dict[str, NDArray[Any]]:
+        """Columns of a table with one row a nucleus, row i for label i + 1.
+
+        ``label``, ``score``, ``area`` (pixels), ``class`` (name), ``x0 y0 x1 y1`` (pixels, x1 and y1
+        exclusive; the box of the final mask).
+        """
+        names = np.array(["background", *self.weights["classes"].split("\n")], dtype=object)
+        boxes = tight_boxes(self.instances)
+        return {
+            "label": np.arange(1, len(self.instances) + 1),
+            "score": self.instances.scores.astype(float),
+            "area": self.instances.areas,
+            "class": names[self.instances.classes],
+            **{k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))},
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What is needed to repeat the run: versions, weights, settings, device."""
+        import torch
+
+        return {
+            "napari_deepretina": __version__,
+            "torch": torch.__version__,
+            "weights": {k: v for k, v in self.weights.items() if k != "classes"},
+            "settings": self.settings.model_dump(mode="json"),
+            "device": describe_device(self.prediction.device),
+            "notes": self.prediction.notes,
+            "scale": self.prediction.plan.scale,
+            "seconds": self.seconds,
+        }
+
+
+def segment(
+    image: NDArray[Any], *, model: LoadedModel | None = None, **settings: Any
+) -> Segmentation:
+    """Find the nuclei in one image.
+
+    Parameters
+    ----------
+    image : (H, W) grey or (H, W, 3 or 4) RGB(A), any real dtype; with ``channel``, (H, W, C).
+    model : from `load_model`, to use it for several images; by default loaded for this call.
+    **settings : fields of `SegmentSettings`: ``weights``, ``device``, ``channel``, ``diameter``,
+        ``score``, ``nms``, ``mask_threshold``, ``dilation``, ``min_area`` …
+
+    Returns
+    -------
+    Segmentation
+        ``labels, instances = segment(image)``.
+
+    Raises
+    ------
+    UserError
+        For an image, weights or settings that cannot work; the message names the remedy.
+    """
+    checked = make_settings(**settings)
+    if model is None:
+        model = load_model(checked.weights, resolve_device(checked.device))
+    return drain(segment_steps(np.asarray(image), model, checked))
+
+
+def segment_steps(
+    image: NDArray[Any], model: LoadedModel, settings: SegmentSettings
+) -> Steps[Segmentation]:
+    """The same in steps: progress at each, cancelled by closing the generator."""
+    begun = time.perf_counter()
+    prediction = yield from predict(
+        model, select_channel(image, settings.channel), diameter=settings.diameter
+    )
+    detected = time.perf_counter()
+    yield Progress(0.92, "post-processing")
+    chosen = settings.postprocessing(model.info)
+    instances = postprocess(prediction.raw, chosen)
+    labels = instances.to_labels()
+    return Segmentation(
+        labels=labels,
+        instances=instances,
+        prediction=prediction,
+        seconds={
+            "network": round(detected - begun, 4),
+            "postprocess": round(time.perf_counter() - detected, 4),
+        },
+        settings=settings.model_copy(update=chosen.model_dump()),
+        weights={
+            "name": model.info.name,
+            "path": model.path.name,
+            "sha256": model.sha256,
+            "classes": "\n".join(model.info.architecture.classes),
+        },
+    )
+
+
+def select_channel(image: NDArray[Any], channel: int | None) -> NDArray[Any]:
+    """One channel of (H, W, C), or the image as it is; UserError if there is no such channel."""
+    if channel is None:
+        return image
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channel >= channels:
+        raise UserError(
+            f"channel {channel} was asked for, but the image of shape {image.shape} has {channels}, "
+            "counted from 0"
+        )
+    return image[..., channel] if image.ndim == 3 else image
+
+
+def tight_boxes(instances: Instances) -> NDArray[np.int64]:
+    """(N, 4) xyxy of the masks themselves: frames may be larger."""
+    boxes = np.zeros((len(instances), 4), np.int64)
+    for i, ((rows, columns), mask) in enumerate(instances):
+        y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        boxes[i] = (
+            columns.start + x[0], rows.start + y[0], columns.start + x[-1] + 1, rows.start + y[-1] + 1
+        )
+    return boxes

@@ -1,0 +1,44 @@
+"""All choices of a segmentation in one value: the form, the command line and run.json share it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.weights import DEFAULT, WeightsInfo
+from napari_deepretina.postprocess import PostprocessSettings
+
+
+class SegmentSettings(PostprocessSettings):
+    """Post-processing settings plus those that the network itself needs."""
+
+    weights: str = DEFAULT
+    """A known name or a path."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    tta: Literal["none"] = "none"
+    """Test-time views; none looks at the image once."""
+    channel: int | None = Field(default=None, ge=0)
+    """Position on the last axis of the channel to look at; none uses grey or RGB(A) as it is."""
+    diameter: float | None = Field(default=None, gt=0)
+    """Expected nucleus diameter in pixels; none keeps the image's scale, but enlarges small images."""
+
+    def postprocessing(self, info: WeightsInfo) -> PostprocessSettings:
+        """The part for post-processing; what was not chosen is taken from the weights' own advice."""
+        fields = PostprocessSettings.model_fields
+        chosen = {k: getattr(self, k) for k in self.model_fields_set & fields.keys()}
+        advice = {k: v for k, v in info.postprocess.items() if k in fields}
+        return PostprocessSettings.model_validate({**advice, **chosen})
+
+
+def make_settings(**values: Any) -> SegmentSettings:
+    """SegmentSettings, with every wrong name or value told in one UserError."""
+    try:
+        return SegmentSettings.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()
+        ]
+        raise UserError("; ".join(problems)) from None

@@ -1,0 +1,99 @@
+"""The images that a person names on the command line: files, folders, globs, archives."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from napari_deepretina.data.files import Folder, decode_image, is_image, open_tree, stem
+from napari_deepretina.data.open import is_kaggle
+from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
+from napari_deepretina.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image that has not been read yet.
+
+    Attributes
+    ----------
+    name : results are called by it.
+    where : told in messages.
+    read : gives the image, or raises UserError.
+    """
+
+    name: str
+    where: str
+    read: Callable[[], NDArray[Any]]
+
+
+def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """Images behind files, folders, globs, zips and Kaggle folders, in order.
+
+    In a folder or zip of image/label pairs or of the Kaggle layout only the images count; in any
+    other folder, every image file directly in it. Files given by name need not look like images:
+    reading tells.
+
+    Raises
+    ------
+    UserError
+        If an input does not exist or holds no image, or two images would share a name.
+    """
+    sources = [s for text in inputs for s in _sources(text)]
+    seen: dict[str, Source] = {}
+    for source in sources:
+        if source.name in seen:
+            raise UserError(
+                f"{seen[source.name].where} and {source.where} would both be written as "
+                f"{source.name}; segment them into different folders"
+            )
+        seen[source.name] = source
+    return sources
+
+
+def _sources(text: str) -> Iterator[Source]:
+    path = Path(text).expanduser()
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        found = list(_in_tree(path))
+        if not found:
+            raise UserError(f"{text} holds no images that are read here")
+        yield from found
+    elif path.is_file():
+        yield _file(path)
+    elif matches := sorted(glob.glob(str(path))):
+        for match in matches:
+            yield from _sources(match)
+    else:
+        raise UserError(f"{text} does not exist, and no file matches it")
+
+
+def _file(path: Path) -> Source:
+    folder = Folder(path.parent)
+    return Source(stem(path.name), str(path), lambda: _read(folder, path.name, str(path)))
+
+
+def _in_tree(path: Path) -> Iterator[Source]:
+    tree = open_tree(path)
+    names = [n for n in tree.names() if is_image(n)]
+    folders = {n.rsplit("/", 1)[0].rsplit("/", 1)[-1].lower() for n in names if "/" in n}
+    paired = bool(folders & set(IMAGE_FOLDERS)) and bool(folders & set(LABEL_FOLDERS))
+    if is_kaggle(names) or paired:
+        names = [n for n in names if n.split("/")[-2:][0].lower() in IMAGE_FOLDERS]
+    elif isinstance(tree, Folder):
+        names = [n for n in names if "/" not in n]
+    for name in names:
+        where = f"{path}/{name}"
+        yield Source(stem(name), where, lambda name=name, where=where: _read(tree, name, where))
+
+
+def _read(tree: Any, name: str, where: str) -> NDArray[Any]:
+    try:
+        content = tree.read(name)
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
+    return decode_image(content, where)
