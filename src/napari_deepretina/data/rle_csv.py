@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
 
 COLUMNS = ("ImageId", "EncodedPixels")
+SHAPE_COLUMNS = ("Height", "Width")
 
 
 def read_rle_csv(path: Path) -> dict[str, list[str]]:
@@ -20,20 +22,44 @@ def read_rle_csv(path: Path) -> dict[str, list[str]]:
         If the file cannot be read or lacks the two columns.
     """
     strings: dict[str, list[str]] = {}
+    for row in _rows(path):
+        mine = strings.setdefault(row["ImageId"], [])
+        if row["EncodedPixels"]:
+            mine.append(row["EncodedPixels"])
+    return strings
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
+    """(height, width) of the images for which the columns Height and Width tell it.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or a size is not a positive integer.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for row in _rows(path):
+        values = [row.get(c) for c in SHAPE_COLUMNS]
+        if not all(values):
+            continue
+        if not all(v.isdecimal() and int(v) > 0 for v in values if v):
+            raise UserError(f"{path}: image {row['ImageId']!r} has Height, Width {values}")
+        shapes[row["ImageId"]] = (int(values[0] or 0), int(values[1] or 0))
+    return shapes
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(2**31 - 1)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not set(COLUMNS) <= set(rows.fieldnames or ()):
-                raise UserError(f"{path} is not an RLE CSV: its first line must name ImageId and "
-                                "EncodedPixels")
-            csv.field_size_limit(2**31 - 1)
-            for row in rows:
-                mine = strings.setdefault(row["ImageId"], [])
-                if row["EncodedPixels"]:
-                    mine.append(row["EncodedPixels"])
+                raise UserError(
+                    f"{path} is not an RLE CSV: its first line must name ImageId and EncodedPixels"
+                )
+            yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from None
-    return strings
 
 
 def decode_objects(strings: list[str], shape: tuple[int, int], name: str) -> Instances:

@@ -6,15 +6,22 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from napari_deepretina.data.rle_csv import COLUMNS
+from napari_deepretina.data.rle_csv import COLUMNS, SHAPE_COLUMNS
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances, rle
 
 
-def write_rle_csv(images: Iterable[tuple[str, Instances]], path: Path) -> None:
-    """Write the objects of several images; one without objects gets one row with no pixels."""
+def write_rle_csv(
+    images: Iterable[tuple[str, Instances]], path: Path, *, with_shape: bool = False
+) -> None:
+    """Write the objects of several images; one without objects gets one row with no pixels.
+
+    With `with_shape`, columns Height and Width follow, so that the file can be read by itself; the
+    competition takes two columns only.
+    """
     with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows.writerow(COLUMNS + (SHAPE_COLUMNS if with_shape else ()))
         for name, instances in images:
-            rows.writerows((name, string) for string in (rle.encode(instances) or [""]))
+            shape = instances.shape if with_shape else ()
+            rows.writerows((name, string, *shape) for string in (rle.encode(instances) or [""]))

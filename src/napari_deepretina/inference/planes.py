@@ -1,0 +1,92 @@
+"""Which two axes of a layer's data are the image, and which one holds channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.errors import UserError
+
+MOST_CHANNELS = 8
+_COLOURS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A 2D image taken out of an array with more axes.
+
+    Attributes
+    ----------
+    image : (H, W), or (H, W, 3 or 4) for RGB(A).
+    axes : the array's axes that became (y, x).
+    index : position on each axis of the array; None on the (y, x) axes and on RGB channels.
+    """
+
+    image: NDArray[Any]
+    axes: tuple[int, int]
+    index: tuple[int | None, ...]
+
+
+def channel_axis(shape: Sequence[int], *, rgb: bool) -> int | None:
+    """The axis that looks like channels: the last or the first one, if short; None if neither is."""
+    if rgb:
+        return len(shape) - 1
+    if len(shape) < 3:
+        return None
+    if shape[-1] <= MOST_CHANNELS < min(shape[-3:-1]):
+        return len(shape) - 1
+    return 0 if shape[0] <= MOST_CHANNELS else None
+
+
+def channel_choices(shape: Sequence[int], *, rgb: bool) -> list[tuple[str, int | None]]:
+    """What a person may choose: (text, channel); None stands for the image as it is shown."""
+    if rgb:
+        return [("colour", None), *((name, i) for i, name in enumerate(_COLOURS))]
+    axis = channel_axis(shape, rgb=False)
+    numbers = [(f"channel {i}", i) for i in range(shape[axis])] if axis is not None else []
+    if axis is not None and axis == len(shape) - 1:
+        return list(numbers)
+    return [("as shown", None), *numbers]
+
+
+def take_plane(
+    data: Any, *, rgb: bool, step: Sequence[int], channel: int | None = None
+) -> Plane:
+    """Read the plane that is shown.
+
+    Parameters
+    ----------
+    data : numpy, dask or zarr array, (…, y, x), (…, y, x, RGB(A)) or with a short channel axis.
+    rgb : whether the last axis is RGB(A).
+    step : position on each axis but RGB, e.g. the viewer's; those on y and x do not matter.
+    channel : position on `channel_axis`; None takes `step` there, or all of RGB(A).
+
+    Raises
+    ------
+    UserError
+        If the array has fewer than two axes, or no such channel.
+    """
+    shape = tuple(data.shape)
+    if len(shape) - rgb < 2:
+        raise UserError(f"an image needs two axes, this one has shape {shape}")
+    axis = channel_axis(shape, rgb=rgb)
+    if channel is not None and (axis is None or channel >= shape[axis]):
+        raise UserError(f"the image of shape {shape} has no channel {channel}")
+    last = axis is not None and axis == len(shape) - 1
+    y, x = (len(shape) - 3, len(shape) - 2) if last else (len(shape) - 2, len(shape) - 1)
+    index: list[int | None] = [None] * len(shape)
+    for i in range(len(shape)):
+        if i not in (y, x):
+            index[i] = int(np.clip(step[i] if i < len(step) else 0, 0, shape[i] - 1))
+    if rgb:
+        index[-1] = None
+    if channel is not None and axis is not None:
+        index[axis] = channel
+    elif last and not rgb:
+        index[-1] = 0
+    taken = data[tuple(slice(None) if i is None else i for i in index)]
+    return Plane(np.asarray(taken), (y, x), tuple(index))
