@@ -135,7 +135,10 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
         if suffix in (".tif", ".tiff"):
             import tifffile
 
-            return np.asarray(tifffile.imread(io.BytesIO(content)))
+            pixels = np.asarray(tifffile.imread(io.BytesIO(content)))
+            if not pixels.size:
+                raise ValueError("it holds no pages")
+            return pixels
         return _decode_everyday(content, suffix)
     except Exception as error:
         # Decoders raise all sorts of types on broken files; the reason is passed on.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import written_whole
 from napari_deepretina.model.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -154,23 +154,19 @@ def save_weights(state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Pat
     if any(not torch.isfinite(v).all() for v in half.values()):
         raise UserError(f"{path} was not written: some weights are infinite or not a number")
     content = save(half, metadata={_KEY: info.model_dump_json()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as part:
+        part.write_bytes(content)
 
 
 def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        head = path.open("rb").read(2)
+        with path.open("rb") as file:
+            head = file.read(2)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if head == b"PK" or head[:1] == b"\x80":
         raise UserError(
             f"{path} is a pickle, which may run any code when opened, so it is not opened; "
             "use a .safetensors file written by napari-deepretina"

@@ -1,0 +1,67 @@
+"""Shared fixtures: real data if it is there, tiny networks, and Qt without a screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("NAPARI_ASYNC", "0")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    """The suite is made for two cores; more threads than that only wait for each other."""
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _own_user_folder(tmp_path_factory, monkeypatch):
+    """A person's own weights must not change what tests see."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "xdg"))
+
+
+@pytest.fixture(scope="session")
+def stage1() -> Path:
+    """Folder with the real training images; the test is skipped where there is none."""
+    named = os.environ.get("DEEPRETINA_DATA")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    for folder in ([Path(named)] if named else []) + [beside]:
+        if (folder / "stage1_train.zip").is_file():
+            return folder
+    pytest.skip("stage1_train.zip is neither in $DEEPRETINA_DATA nor in ../shared/data")
+
+
+@pytest.fixture(scope="session")
+def tiny_architecture():
+    from napari_deepretina.model.architecture import Architecture
+
+    return Architecture(
+        backbone="resnet18", fpn_channels=16, box_units=16, mask_convs=1, mask_channels=8, short_side=64
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory, tiny_architecture) -> Path:
+    """A weights file of ours with random weights in a small network."""
+    from napari_deepretina.model.network import build
+    from napari_deepretina.model.weights import WeightsInfo, save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    info = WeightsInfo(name="tiny", architecture=tiny_architecture, diameter=20, score={"dsb_score": 0.1})
+    save_weights(build(tiny_architecture, seed=0).state_dict(), info, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def nuclei_model():
+    """The bundled network on the CPU."""
+    from napari_deepretina.model.weights import load_model
+
+    return load_model("nuclei")
