@@ -6,7 +6,7 @@ from torchvision.ops import box_iou
 
 from napari_deepretina.data.crops import target_of
 from napari_deepretina.data.synthetic import synthetic_nuclei
-from napari_deepretina.inference.predict import drain
+from napari_deepretina.inference.steps import drain
 from napari_deepretina.model import targets
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.network import build

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_deepretina._widgets.safe_import import import_torch
 from napari_deepretina.errors import UserError
+from napari_deepretina.inference.steps import Progress
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,10 @@ class ModelCache:
         return self._model
 
 
-def guarded(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
-    """The same steps; an exception ends them with a `Failure` instead of escaping the thread."""
+def guarded(job: Callable[..., Generator[Any, None, Any]], *args: Any) -> Generator[Any, None, Any]:
+    """The steps of a job; an exception ends them with a `Failure` instead of escaping the thread."""
     try:
-        return (yield from steps)
+        return (yield from job(*args))
     except UserError as error:
         return Failure(str(error))
     except MemoryError:
@@ -61,11 +63,12 @@ def segment_job(
     image: Any, values: dict[str, Any], cache: ModelCache
 ) -> Generator[Any, None, Any]:
     """Load what is needed and segment one image; yields Progress, returns a Segmentation."""
-    from napari_deepretina.inference.predict import Progress
+    yield Progress(0.0, "starting PyTorch")
+    import_torch()
     from napari_deepretina.inference.segment import segment_steps
     from napari_deepretina.inference.settings import make_settings
 
-    yield Progress(0.0, "loading weights")
+    yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
     return (yield from segment_steps(image, model, settings))

@@ -12,6 +12,7 @@ from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import show_error, show_info, show_warning
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
@@ -200,7 +201,7 @@ class SegmentWidget(QWidget):
             "diameter": float(self.diameter.value) or None,
         }
         self._worker = create_worker(
-            lambda: guarded(segment_job(image, values, self._models)), _start_thread=False
+            guarded, segment_job, image, values, self._models, _start_thread=False
         )
         self._worker.yielded.connect(self._on_progress)
         self._worker.returned.connect(self._on_returned)
@@ -209,6 +210,7 @@ class SegmentWidget(QWidget):
         self.run_button.setText("Cancel")
         self.bar.setValue(0)
         self.bar.setVisible(True)
+        self.status.setStyleSheet("")
         self.status.setText("Starting…")
         self._worker.start()
 
@@ -224,9 +226,10 @@ class SegmentWidget(QWidget):
             return
         percent = int(step.done * 100)
         self.bar.setValue(percent)
-        self._run.bar.update(max(0, percent - self._run.bar.n))
         if self.run_button.isEnabled():
-            self.status.setText(step.text.capitalize() + "…")
+            self.status.setText(step.text[:1].upper() + step.text[1:] + "…")
+        # Last, because napari lets Qt work in here: the run may be over when this comes back.
+        self._run.bar.update(max(0, percent - self._run.bar.n))
 
     def _on_aborted(self) -> None:
         self.status.setText("Cancelled; nothing was changed.")
@@ -309,6 +312,10 @@ class SegmentWidget(QWidget):
         return "replace" if box.clickedButton() is replace else "cancel"
 
     def _say(self, message: str, notify: Any) -> None:
+        """Tell it in the panel, where it stays, and as a notification."""
+        theme = get_theme(self._viewer.theme)
+        colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.text)
+        self.status.setStyleSheet(f"color: {colour.as_hex()}")
         self.status.setText(message)
         notify(message)
 

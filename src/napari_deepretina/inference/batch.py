@@ -16,10 +16,10 @@ from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
-from napari_deepretina.inference.predict import drain
 from napari_deepretina.inference.segment import Segmentation, segment_steps
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
+from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances
 from napari_deepretina.model.weights import load_model
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,35 +13,11 @@ from numpy.typing import NDArray
 from napari_deepretina.data.normalise import as_rgb, normalise
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.plan import Plan, make_plan
+from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.weights import LoadedModel
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: share done, 0…1, and what is happening."""
-
-    done: float
-    text: str
-
-
-Steps = Generator[Progress, None, T]
-"""A run in steps; closing it cancels, its return value is the result."""
-
-
-def drain(steps: Generator[Any, None, T]) -> T:
-    """Run all steps and give the result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
 
 @dataclass
 class Prediction:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from napari_deepretina import __version__
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
-from napari_deepretina.inference.predict import Prediction, Progress, Steps, drain, predict
+from napari_deepretina.inference.predict import Prediction, predict
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
+from napari_deepretina.inference.steps import Progress, Steps, drain
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.weights import LoadedModel, load_model

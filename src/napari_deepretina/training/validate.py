@@ -7,14 +7,15 @@ from pathlib import Path
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.evaluation.matching import match
 from napari_deepretina.evaluation.scores import Report, score_image
-from napari_deepretina.inference.predict import drain, predict
+from napari_deepretina.inference.predict import predict
+from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.network import MaskRCNN
 from napari_deepretina.model.weights import LoadedModel, WeightsInfo
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 
-SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 
 
 def validate(

@@ -1,0 +1,100 @@
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+from npe2 import PluginManifest
+
+import napari_deepretina
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.instances import relabel_sequential
+
+MANIFEST = Path(napari_deepretina.__file__).parent / "napari.yaml"
+
+
+def test_the_manifest_is_valid_and_every_command_exists():
+    manifest = PluginManifest.from_file(MANIFEST)
+    manifest.validate_imports()
+    (entry,) = [e for e in entry_points(group="napari.manifest") if e.name == manifest.name]
+    assert entry.value == "napari_deepretina:napari.yaml"
+
+
+def menu_titles(menu):
+    """Texts of a menu and of the menus under it."""
+    found = []
+    menu.aboutToShow.emit()
+    for action in menu.actions():
+        if action.menu():
+            found += menu_titles(action.menu())
+        elif action.text():
+            found.append(action.text().replace("&", ""))
+    return found
+
+
+def test_the_widget_is_in_the_plugins_menu(viewer):
+    assert any("Segment nuclei" in t for t in menu_titles(viewer.window.plugins_menu))
+
+
+def test_the_widget_is_in_the_segment_menu_and_commands_in_the_palette(viewer):
+    from napari._app_model import get_app_model
+
+    app = get_app_model()
+    items = [i.command.title for i in app.menus.get_menu("napari/layers/segment") if hasattr(i, "command")]
+    assert any("Segment nuclei" in t for t in items)
+    assert "napari-deepretina.segment_now" in app.commands
+
+
+def test_the_command_opens_the_panel_and_runs(viewer, qtbot):
+    from napari_deepretina._widgets.commands import segment_now
+
+    viewer.add_image(synthetic_nuclei((128, 128), 6, diameter=30)[0])
+    segment_now(viewer)
+    qtbot.waitUntil(lambda: any(x._type_string == "labels" for x in viewer.layers), timeout=60_000)
+
+
+@pytest.mark.parametrize("key", ["fluorescence", "tissue", "immunohistochemistry"])
+def test_samples_open(viewer, key):
+    viewer.open_sample("napari-deepretina", key)
+    assert viewer.layers[0].name == key
+
+
+@pytest.mark.parametrize(("suffix", "writer"), [(".csv", "rle"), (".json", "coco"), (".zip", "rois")])
+def test_labels_are_saved_by_suffix(viewer, tmp_path, suffix, writer):
+    _, labels = synthetic_nuclei((64, 96), 6)
+    layer = viewer.add_labels(labels, name="mine")
+    path = tmp_path / f"x{suffix}"
+    assert layer.save(str(path), plugin="napari-deepretina") == [str(path)]
+    assert path.stat().st_size > 50
+    if writer == "rle":
+        viewer.layers.clear()
+        (read,) = viewer.open(str(path), plugin="napari-deepretina")
+        assert np.array_equal(read.data, relabel_sequential(labels))
+        assert read.name == "mine"
+
+
+def test_a_csv_without_sizes_takes_that_of_the_open_image(viewer, tmp_path):
+    path = tmp_path / "submission.csv"
+    path.write_text("ImageId,EncodedPixels\ncells,1 2 8 1\n")
+    with pytest.raises(ValueError, match="open the image of that name first"):
+        viewer.open(str(path), plugin="napari-deepretina")
+    viewer.add_image(np.zeros((6, 5)), name="cells")
+    (layer,) = viewer.open(str(path), plugin="napari-deepretina")
+    assert layer.data.shape == (6, 5)
+    assert (layer.data[0, 0], layer.data[1, 0], layer.data[1, 1]) == (1, 1, 1)
+
+
+def test_other_csv_files_are_left_to_others(tmp_path):
+    from napari_deepretina._widgets.io import get_reader
+
+    (tmp_path / "points.csv").write_text("index,axis-0,axis-1\n0,1,2\n")
+    assert get_reader(str(tmp_path / "points.csv")) is None
+    assert get_reader("image.tif") is None
+
+
+def test_stacks_of_labels_are_refused_by_the_2d_writers(tmp_path):
+    from napari_deepretina._widgets.io import write_labels_rle
+    from napari_deepretina.errors import UserError
+
+    with pytest.raises(UserError, match="only 2D labels"):
+        write_labels_rle(str(tmp_path / "x.csv"), np.zeros((2, 3, 4), int), {})
+    assert not (tmp_path / "x.csv").exists()

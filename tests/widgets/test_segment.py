@@ -1,0 +1,248 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from napari_deepretina._widgets import jobs
+from napari_deepretina._widgets.own_labels import KEY
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.steps import Progress
+
+
+@pytest.fixture(scope="module")
+def field():
+    return synthetic_nuclei((160, 192), 14, diameter=30, seed=3)
+
+
+def test_a_person_opens_an_image_presses_run_and_sees_nuclei(panel, field):
+    from napari_deepretina.evaluation import match
+
+    image, truth = field
+    panel.viewer.add_image(image, name="cells")
+    told = panel.run()
+    (layer,) = panel.labels()
+    assert layer.name == "cells nuclei"
+    assert layer.data.dtype == np.int32
+    assert layer.data.shape == image.shape
+    assert match(truth, layer.data).counts(0.5)[0] >= 0.8 * truth.max()
+    count = int(layer.data.max())
+    assert f"{count} nuclei" in told
+    assert "CPU" in told
+    table = layer.features
+    assert len(table) == count + 1
+    assert {"label", "score", "area", "class", "x0", "y0", "x1", "y1"} <= set(table.columns)
+    row = table.iloc[3]
+    ys, xs = np.nonzero(layer.data == 3)
+    assert (row.label, row.area) == (3, len(ys))
+    assert (row.x0, row.y0, row.x1, row.y1) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    mark = layer.metadata[KEY]
+    assert len(mark["weights"]["sha256"]) == 64
+    assert mark["settings"]["weights"] == "nuclei"
+    json.dumps(mark)
+
+
+def test_labels_lie_exactly_over_their_image(panel, field):
+    image, _ = field
+    layer = panel.viewer.add_image(
+        image, scale=(0.5, 0.25), translate=(3, -4), rotate=20, shear=[0.1], units=("um", "um"),
+        axis_labels=("row", "col"), affine=[[1, 0.2, 5], [0, 1, -3], [0, 0, 1]],
+    )
+    panel.run()
+    (labels,) = panel.labels()
+    for corner in ((0, 0), (10, 70), (159, 3)):
+        assert labels.data_to_world(corner) == pytest.approx(layer.data_to_world(corner))
+    assert labels.units == layer.units
+    assert labels.axis_labels == layer.axis_labels
+
+
+def test_a_plane_of_a_stack_keeps_its_place(panel, field):
+    image, _ = field
+    stack = np.stack([np.zeros_like(image), image, np.zeros_like(image)])[None].repeat(9, axis=0)
+    layer = panel.viewer.add_image(stack, scale=(1, 4, 0.5, 0.5), translate=(0, 0, 7, 9), name="stack")
+    panel.viewer.dims.set_current_step(1, 1)
+    panel.run()
+    (labels,) = panel.labels()
+    assert labels.data.max() > 8
+    assert labels.data_to_world((5, 6)) == pytest.approx(layer.data_to_world((0, 0, 5, 6))[-2:])
+    assert labels.metadata[KEY]["index"][1] == 1
+
+
+def test_colour_and_channels(panel, field):
+    image, _ = field
+    colour = np.stack([np.zeros_like(image), image, np.zeros_like(image)], axis=-1)
+    panel.viewer.add_image(colour, rgb=True, name="rgb")
+    assert panel.widget.channel.choices == (-1, 0, 1, 2)
+    panel.widget.channel.value = 0
+    panel.run()
+    assert panel.labels()[-1].data.max() == 0
+    panel.widget.channel.value = 1
+    panel.run()
+    assert panel.labels()[-1].data.max() > 8
+
+
+def test_running_again_updates_or_adds_by_choice(panel, field):
+    panel.viewer.add_image(field[0], name="cells")
+    panel.run()
+    first = panel.labels()[0]
+    panel.widget.score.value = 0.95
+    panel.run()
+    assert panel.labels() == [first]
+    assert first.metadata[KEY]["settings"]["score"] == 0.95
+    panel.widget.result.value = "make a new layer"
+    panel.run()
+    assert len(panel.labels()) == 2
+
+
+@pytest.mark.parametrize("answer", ["new", "replace", "cancel"])
+def test_edited_labels_are_never_replaced_without_asking(panel, field, monkeypatch, answer):
+    panel.viewer.add_image(field[0], name="cells")
+    panel.run()
+    (layer,) = panel.labels()
+    layer.data_setitem((np.array([0, 0]), np.array([0, 1])), 999)
+    asked = []
+    monkeypatch.setattr(panel.widget, "_ask_about_edits", lambda name: asked.append(name) or answer)
+    panel.run()
+    assert asked == ["cells nuclei"]
+    kept = layer.data[0, 0] == 999
+    assert kept == (answer != "replace")
+    assert len(panel.labels()) == (2 if answer == "new" else 1)
+
+
+def paced(gate):
+    """A job that waits in its midst, as a long network run would."""
+
+    def job(image, values, cache):
+        yield Progress(0.2, "looking for nuclei")
+        gate.wait(30)
+        yield Progress(0.3, "looking for nuclei")
+        return (yield from jobs.segment_job(image, values, cache))
+
+    return job
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr("napari_deepretina._widgets.segment.segment_job", paced(gate))
+    yield gate
+    gate.set()
+
+
+def begin(panel, qtbot):
+    panel.click()
+    assert panel.button.text() == "Cancel"
+    qtbot.waitUntil(lambda: panel.widget.bar.value() == 20, timeout=20_000)
+
+
+def test_cancel_leaves_the_viewer_as_it_was(panel, field, gate, qtbot):
+    panel.viewer.add_image(field[0])
+    begin(panel, qtbot)
+    panel.click()
+    assert not panel.button.isEnabled()
+    gate.set()
+    panel.wait()
+    assert panel.labels() == []
+    assert "Cancelled" in panel.widget.status.text()
+    assert "nuclei in" in panel.run()  # and the widget works on
+
+
+def test_edits_made_during_a_run_survive_it(panel, field, gate, qtbot):
+    panel.viewer.add_image(field[0], name="cells")
+    gate.set()
+    panel.run()
+    gate.clear()
+    (layer,) = panel.labels()
+    begin(panel, qtbot)
+    layer.data_setitem((np.array([0]), np.array([0])), 999)
+    gate.set()
+    panel.wait()
+    assert layer.data[0, 0] == 999
+    assert len(panel.labels()) == 2
+
+
+def test_layers_removed_during_a_run(panel, field, gate, qtbot):
+    image = panel.viewer.add_image(field[0], name="cells", scale=(2, 2))
+    begin(panel, qtbot)
+    panel.viewer.layers.remove(image)
+    gate.set()
+    panel.wait()
+    (labels,) = panel.labels()
+    assert labels.scale.tolist() == [2, 2]
+    assert "was removed meanwhile" in panel.widget.status.text()
+
+
+def test_closing_the_panel_cancels_the_run(panel, field, gate, qtbot):
+    panel.viewer.add_image(field[0])
+    begin(panel, qtbot)
+    worker = panel.widget._worker
+    panel.viewer.window.remove_dock_widget(panel.dock)
+    with qtbot.waitSignal(worker.finished, timeout=20_000):
+        gate.set()
+    assert panel.labels() == []
+
+
+def test_without_an_image_the_panel_says_what_to_do(panel):
+    assert "no image layer" in panel.run()
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((1, 1)), np.full((40, 50), 7), np.full((40, 50), np.nan)], ids=["1x1", "constant", "nan"]
+)
+def test_odd_images_give_an_empty_layer(panel, image):
+    panel.viewer.add_image(image, contrast_limits=(0, 1))
+    assert "0 nuclei" in panel.run()
+    assert panel.labels()[0].data.shape == image.shape
+
+
+def test_bad_weights_are_told_in_a_sentence(panel, field, tmp_path):
+    panel.viewer.add_image(field[0])
+    (tmp_path / "w.safetensors").write_bytes(b"nothing of the kind")
+    panel.widget.use_weights(str(tmp_path / "w.safetensors"))
+    assert "damaged" in panel.run()
+    panel.widget.use_weights(str(tmp_path / "gone.safetensors"))
+    assert "no weights" in panel.run()
+    panel.widget.weights.value = "nuclei"
+    assert "nuclei in" in panel.run()
+
+
+def test_a_missing_device_is_told_not_replaced(panel, field):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    panel.viewer.add_image(field[0])
+    panel.widget.device.value = "cuda"
+    assert "not available" in panel.run()
+    assert panel.labels() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(UserError("mend this"), "mend this"), (MemoryError(), "not enough memory"),
+     (KeyError("bug"), "Something went wrong \\(KeyError")],
+)
+def test_failures_become_sentences(panel, field, monkeypatch, error, says):
+    def broken(*_):
+        yield Progress(0.1, "x")
+        raise error
+
+    monkeypatch.setattr("napari_deepretina._widgets.segment.segment_job", broken)
+    panel.viewer.add_image(field[0])
+    assert says.replace("\\", "") in panel.run()
+    assert panel.button.text() == "Run"
+
+
+def test_the_form_follows_the_viewer(panel, field):
+    image = panel.viewer.add_image(field[0], name="one")
+    panel.viewer.add_labels(field[1], name="labels")
+    panel.viewer.add_image(field[0], name="two")
+    assert panel.widget.image.choices == ("one", "two")
+    assert panel.widget.image.value == "two"
+    panel.viewer.layers.selection.active = image
+    assert panel.widget.image.value == "one"
+    image.name = "renamed"
+    assert "renamed" in panel.widget.image.choices
+    panel.viewer.layers.remove(image)
+    assert panel.widget.image.choices == ("two",)
