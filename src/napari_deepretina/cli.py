@@ -46,11 +46,19 @@ def _parser() -> _Parser:
 
 def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = commands.add_parser("segment", help="find the nuclei in images")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT",
-                        help="image files, folders, globs, .zip archives or Kaggle folders")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, folders, globs, .zip archives or Kaggle folders",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where results go")
-    parser.add_argument("--format", default="labels", metavar="LIST",
-                        help="comma-separated: labels, rle, coco, rois, overlay (default labels)")
+    parser.add_argument(
+        "--format",
+        default="labels",
+        metavar="LIST",
+        help="comma-separated: labels, rle, coco, rois, overlay (default labels)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     _add_settings(parser)
     parser.set_defaults(run=_segment)
@@ -82,8 +90,11 @@ def _segment(arguments: argparse.Namespace) -> int:
     formats = [f for f in arguments.format.split(",") if f]
     if wrong := [f for f in formats if f not in FORMATS]:
         raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
-    given = {k.removeprefix("setting_"): v for k, v in vars(arguments).items()
-             if k.startswith("setting_") and v is not None}
+    given = {
+        k.removeprefix("setting_"): v
+        for k, v in vars(arguments).items()
+        if k.startswith("setting_") and v is not None
+    }
     result = segment_files(
         find_sources(arguments.inputs),
         arguments.out,
@@ -104,8 +115,11 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("--truth", required=True, metavar="T", help=kinds)
     parser.add_argument("--pred", required=True, metavar="P", help=kinds)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    parser.add_argument("--all", action="store_true",
-                        help="count images without a prediction as empty instead of leaving them out")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="count images without a prediction as empty instead of leaving them out",
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -131,19 +145,36 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
 
     parser = commands.add_parser("train", help="learn from annotated images")
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a TOML file")
-    parser.add_argument("--data", required=True, nargs="+", metavar="PATH",
-                        help="folders or zips: image/label pairs or the Kaggle layout")
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="folders or zips: image/label pairs or the Kaggle layout",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="the run's folder")
-    parser.add_argument("--weights", default="random", metavar="START",
-                        help="bundled, random, imagenet or a weights file (default random)")
-    parser.add_argument("--split", metavar="FILE",
-                        help="JSON with lists train and val; by default the one in or beside the data, "
-                        "else a random tenth is held out")
+    parser.add_argument(
+        "--weights",
+        default="random",
+        metavar="START",
+        help="bundled, random, imagenet or a weights file (default random)",
+    )
+    parser.add_argument(
+        "--split",
+        metavar="FILE",
+        help="JSON with lists train and val; by default the one in or beside the data, "
+        "else a random tenth is held out",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     parser.add_argument("--device", default="auto", choices=CHOICES, help="default auto")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
-    parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE",
-                        help="change the recipe; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.KEY=VALUE",
+        help="change the recipe; may be repeated",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -181,7 +212,9 @@ def _weights_list(_: argparse.Namespace) -> int:
         info = read_info(path)
         score = info.score.get("dsb_score")
         told = f"dsb_score {score:.3f}" if score is not None else "no score"
-        print(f"{name:20} {info.architecture.backbone:10} {told:18} {path.stat().st_size / 1e6:5.1f} MB  {path}")
+        print(
+            f"{name:20} {info.architecture.backbone:10} {told:18} {path.stat().st_size / 1e6:5.1f} MB  {path}"
+        )
     return 0
 
 

@@ -13,8 +13,19 @@ from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
 from napari_deepretina.errors import UserError
 
 STILL = Augmentation(
-    scale=(1, 1), aspect=1, rotation=0, flips=False, gamma=1, brightness=0, contrast=0, colour=0,
-    grey=0, invert=0, noise=0, blur=0, centred=0,
+    scale=(1, 1),
+    aspect=1,
+    rotation=0,
+    flips=False,
+    gamma=1,
+    brightness=0,
+    contrast=0,
+    colour=0,
+    grey=0,
+    invert=0,
+    noise=0,
+    blur=0,
+    centred=0,
 )
 
 
@@ -47,10 +58,16 @@ RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
 @pytest.mark.parametrize(
     "image",
     [
-        (RAMP * 255).astype(np.uint8), (RAMP * 65535).astype(np.uint16), (RAMP * 1e6).astype(np.int32),
-        RAMP.astype(np.float32), RAMP - 5, RAMP.astype(np.float16), RAMP > 0.5,
+        (RAMP * 255).astype(np.uint8),
+        (RAMP * 65535).astype(np.uint16),
+        (RAMP * 1e6).astype(np.int32),
+        RAMP.astype(np.float32),
+        RAMP - 5,
+        RAMP.astype(np.float16),
+        RAMP > 0.5,
         np.repeat((RAMP * 255).astype(np.uint8)[..., None], 3, axis=2),
-        np.repeat((RAMP * 255).astype(np.uint8)[..., None], 4, axis=2), RAMP[..., None],
+        np.repeat((RAMP * 255).astype(np.uint8)[..., None], 4, axis=2),
+        RAMP[..., None],
     ],
     ids=str,
 )
@@ -75,8 +92,17 @@ def test_hopeless_images_become_dark_and_nan_is_survived():
     assert intensity_range(holes)[1] <= 1
 
 
-@pytest.mark.parametrize("image", [np.zeros((0, 5)), np.zeros(5), np.zeros((4, 4, 2)), np.zeros((2, 2), complex),
-                                   np.zeros((2, 2, 2, 3)), np.zeros((2, 2), dtype="U1")])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 5)),
+        np.zeros(5),
+        np.zeros((4, 4, 2)),
+        np.zeros((2, 2), complex),
+        np.zeros((2, 2, 2, 3)),
+        np.zeros((2, 2), dtype="U1"),
+    ],
+)
 def test_what_cannot_be_an_image_is_told(image):
     with pytest.raises(UserError):
         normalise(image)
@@ -105,8 +131,9 @@ def test_image_and_labels_move_together(seed):
 
 def test_ids_above_float_precision_survive():
     labels = np.full((64, 64), 2**31 - 1, np.int32)
-    view, ids = random_crop(np.zeros((64, 64, 3), np.float32), labels, 64, 1.0, STILL,
-                            np.random.default_rng(0))
+    view, ids = random_crop(
+        np.zeros((64, 64, 3), np.float32), labels, 64, 1.0, STILL, np.random.default_rng(0)
+    )
     assert (ids == 2**31 - 1).all()
     assert view.shape == (3, 64, 64)
 

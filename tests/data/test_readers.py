@@ -54,7 +54,7 @@ def test_kaggle_layout(tmp_path, target):
     for name, image in KINDS.items():
         files[f"stage1_train/{name}/images/{name}.png"] = encoded(image)
         for i in (1, 2, 3):
-            mask = (LABELS == i).astype(np.uint8) * 255
+            mask = (i == LABELS).astype(np.uint8) * 255
             files[f"stage1_train/{name}/masks/m{i}.png"] = encoded(mask)
     files["stage1_train/.DS_Store"] = b"junk"
     files["__MACOSX/rgb/images/rgb.png"] = b"junk"
@@ -64,16 +64,20 @@ def test_kaggle_layout(tmp_path, target):
     for sample in (dataset[i] for i in range(len(dataset))):
         assert np.array_equal(sample.labels, LABELS)
         assert sample.labels.dtype == np.int32
-        assert np.array_equal(sample.image, KINDS[sample.name][..., :3] if sample.image.ndim == 3
-                              else KINDS[sample.name])
+        assert np.array_equal(
+            sample.image, KINDS[sample.name][..., :3] if sample.image.ndim == 3 else KINDS[sample.name]
+        )
 
 
 @pytest.mark.parametrize("target", ["folder", "data.zip"])
 def test_pairs_of_every_format(tmp_path, target):
     files = {
-        "images/a.png": encoded(KINDS["rgb"]), "labels/a.tif": encoded(LABELS.astype(np.int32), "tif"),
-        "images/b.tif": encoded(KINDS["deep"], "tif"), "labels/b.png": encoded(LABELS.astype(np.uint16)),
-        "images/c.webp": encoded(KINDS["rgb"], "webp"), "labels/c.png": encoded(LABELS),
+        "images/a.png": encoded(KINDS["rgb"]),
+        "labels/a.tif": encoded(LABELS.astype(np.int32), "tif"),
+        "images/b.tif": encoded(KINDS["deep"], "tif"),
+        "labels/b.png": encoded(LABELS.astype(np.uint16)),
+        "images/c.webp": encoded(KINDS["rgb"], "webp"),
+        "labels/c.png": encoded(LABELS),
         "split.json": json.dumps({"train": ["a", "c"], "val": ["b"]}).encode(),
     }
     dataset, split = open_dataset(store(files, tmp_path / target))
@@ -89,8 +93,10 @@ def test_pairs_of_every_format(tmp_path, target):
 
 
 def test_pairs_without_partner_or_with_wrong_size_are_told(tmp_path):
-    lonely = store({"images/a.png": encoded(GREY), "images/b.png": encoded(GREY),
-                    "labels/a.png": encoded(LABELS)}, tmp_path / "x")
+    lonely = store(
+        {"images/a.png": encoded(GREY), "images/b.png": encoded(GREY), "labels/a.png": encoded(LABELS)},
+        tmp_path / "x",
+    )
     with pytest.raises(UserError, match="'b' has no labels"):
         open_dataset(lonely)
     wrong = store({"images/a.png": encoded(GREY), "labels/a.png": encoded(LABELS[:2])}, tmp_path / "y")
@@ -192,5 +198,6 @@ def test_real_data_in_both_layouts(stage1):
         assert np.array_equal(one.labels > 0, other.labels > 0)
         assert one.labels.max() == other.labels.max()
         image = one.image if one.image.ndim == 3 else np.repeat(one.image[..., None], 3, 2)
-        assert np.array_equal(image, other.image if other.image.ndim == 3 else
-                              np.repeat(other.image[..., None], 3, 2))
+        assert np.array_equal(
+            image, other.image if other.image.ndim == 3 else np.repeat(other.image[..., None], 3, 2)
+        )

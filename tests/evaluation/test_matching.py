@@ -14,9 +14,7 @@ def brute_force_counts(truth, prediction, threshold):
     """Masks against masks, every pair."""
     trues = [truth == i for i in np.unique(truth) if i]
     preds = [prediction == i for i in np.unique(prediction) if i]
-    tp = sum(
-        (t & p).sum() / (t | p).sum() > threshold for t in trues for p in preds if (t & p).any()
-    )
+    tp = sum((t & p).sum() / (t | p).sum() > threshold for t in trues for p in preds if (t & p).any())
     return tp, len(preds) - tp, len(trues) - tp
 
 
@@ -44,7 +42,8 @@ def test_lists_are_complete_and_exclusive(two):
     assert sorted([*hits[:, 1], *matched.extra()]) == np.unique(prediction[prediction > 0]).tolist()
     for true_id, t in zip(matched.true_ids, range(len(matched.true_ids)), strict=True):
         inside = [
-            p for p in np.unique(prediction[prediction > 0])
+            p
+            for p in np.unique(prediction[prediction > 0])
             if ((prediction == p) & (truth == true_id)).sum() > 0.5 * (prediction == p).sum()
         ]
         found = dict(matched.split()).get(int(matched.true_ids[t]))

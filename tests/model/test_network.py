@@ -55,8 +55,13 @@ def test_every_backbone_learns_and_detects(backbone, tiny_architecture):
     network = build(tiny_architecture.model_copy(update={"backbone": backbone}), seed=1)
     images, truth = batch(1, 64)
     losses = network.train()(images, truth)
-    assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg",
-                           "loss_mask"}
+    assert set(losses) == {
+        "loss_objectness",
+        "loss_rpn_box_reg",
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_mask",
+    }
     sum(losses.values()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
     found = drain(network.eval().detect(images, Limits(score=0, objectness=0, detections=7)))

@@ -76,9 +76,7 @@ def test_a_half_mask_is_cut_in_the_middle():
     assert not placed[0][:, 10:].any()
 
 
-@given(
-    st.floats(-5, 45), st.floats(-5, 35), st.floats(0.2, 30), st.floats(0.2, 30)
-)
+@given(st.floats(-5, 45), st.floats(-5, 35), st.floats(0.2, 30), st.floats(0.2, 30))
 def test_masks_stay_inside_box_and_image(x, y, w, h):
     box = np.array([[x, y, x + w, y + h]], np.float32)
     frames, placed = place_masks(np.full((1, 28, 28), 255, np.uint8), box, (30, 40), 0.5)

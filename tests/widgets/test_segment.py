@@ -46,8 +46,14 @@ def test_a_person_opens_an_image_presses_run_and_sees_nuclei(panel, field):
 def test_labels_lie_exactly_over_their_image(panel, field):
     image, _ = field
     layer = panel.viewer.add_image(
-        image, scale=(0.5, 0.25), translate=(3, -4), rotate=20, shear=[0.1], units=("um", "um"),
-        axis_labels=("row", "col"), affine=[[1, 0.2, 5], [0, 1, -3], [0, 0, 1]],
+        image,
+        scale=(0.5, 0.25),
+        translate=(3, -4),
+        rotate=20,
+        shear=[0.1],
+        units=("um", "um"),
+        axis_labels=("row", "col"),
+        affine=[[1, 0.2, 5], [0, 1, -3], [0, 0, 1]],
     )
     panel.run()
     (labels,) = panel.labels()
@@ -188,7 +194,9 @@ def test_without_an_image_the_panel_says_what_to_do(panel):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((1, 1)), np.full((40, 50), 7), np.full((40, 50), np.nan)], ids=["1x1", "constant", "nan"]
+    "image",
+    [np.zeros((1, 1)), np.full((40, 50), 7), np.full((40, 50), np.nan)],
+    ids=["1x1", "constant", "nan"],
 )
 def test_odd_images_give_an_empty_layer(panel, image):
     panel.viewer.add_image(image, contrast_limits=(0, 1))
@@ -220,8 +228,11 @@ def test_a_missing_device_is_told_not_replaced(panel, field):
 
 @pytest.mark.parametrize(
     ("error", "says"),
-    [(UserError("mend this"), "mend this"), (MemoryError(), "not enough memory"),
-     (KeyError("bug"), "Something went wrong \\(KeyError")],
+    [
+        (UserError("mend this"), "mend this"),
+        (MemoryError(), "not enough memory"),
+        (KeyError("bug"), "Something went wrong \\(KeyError"),
+    ],
 )
 def test_failures_become_sentences(panel, field, monkeypatch, error, says):
     def broken(*_):

@@ -55,13 +55,13 @@ def guarded(job: Callable[..., Generator[Any, None, Any]], *args: Any) -> Genera
     except Exception as error:  # shown to the person; the traceback goes to the log
         log.exception("a background job failed")
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        return Failure(f"Something went wrong ({type(error).__name__}: {reason}). Your layers are as "
-                       "they were; the log holds the details.")
+        return Failure(
+            f"Something went wrong ({type(error).__name__}: {reason}). Your layers are as "
+            "they were; the log holds the details."
+        )
 
 
-def segment_job(
-    image: Any, values: dict[str, Any], cache: ModelCache
-) -> Generator[Any, None, Any]:
+def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Generator[Any, None, Any]:
     """Load what is needed and segment one image; yields Progress, returns a Segmentation."""
     yield Progress(0.0, "starting PyTorch")
     import_torch()

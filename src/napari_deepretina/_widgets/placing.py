@@ -33,7 +33,7 @@ def placement(layer: Any, axes: tuple[int, int]) -> dict[str, Any]:
 
 
 def _shear_between(layer: Any, first: int, second: int) -> float:
-    """napari keeps shear as the upper triangle, row by row."""
+    """Napari keeps shear as the upper triangle, row by row."""
     rows, columns = np.triu_indices(layer.ndim, k=1)
     where = np.flatnonzero((rows == first) & (columns == second))
     return float(np.ravel(layer.shear)[where[0]])

@@ -16,7 +16,6 @@ def import_torch() -> None:
     """
     if "torchvision" not in sys.modules and "triton" not in sys.modules and _llvm_is_loaded():
         sys.modules["triton"] = None  # type: ignore[assignment]
-    import torch
     import torchvision  # noqa: F401
 
 

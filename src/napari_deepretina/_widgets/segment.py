@@ -79,9 +79,14 @@ class SegmentWidget(QWidget):
         )
         self.result = ComboBox(label="result", choices=[UPDATE, NEW])
         controls = {
-            "image": self.image, "channel": self.channel, "weights": self.weights,
-            "weights_file": self.weights_file, "device": self.device, "score": self.score,
-            "diameter": self.diameter, "result": self.result,
+            "image": self.image,
+            "channel": self.channel,
+            "weights": self.weights,
+            "weights_file": self.weights_file,
+            "device": self.device,
+            "score": self.score,
+            "diameter": self.diameter,
+            "result": self.result,
         }
         form = Container(widgets=list(controls.values()), labels=True)
         for name, control in controls.items():
@@ -155,7 +160,7 @@ class SegmentWidget(QWidget):
 
     def _chosen_layer(self) -> Image | None:
         name = self.image.value
-        return self._viewer.layers[name] if name in self._viewer.layers else None
+        return next((x for x in self._viewer.layers if x.name == name and isinstance(x, Image)), None)
 
     # ---- run ----
 
@@ -169,12 +174,15 @@ class SegmentWidget(QWidget):
         """Segment the chosen layer's plane that is shown; returns at once."""
         layer = self._chosen_layer()
         if layer is None:
-            self._say("There is no image layer: drag an image onto napari, or open one with File ▸ Open "
-                      "Sample ▸ Deep Retina.", show_error)
+            self._say(
+                "There is no image layer: drag an image onto napari, or open one with File ▸ Open "
+                "Sample ▸ Deep Retina.",
+                show_error,
+            )
             return
         target = self._own_layer(layer) if self.result.value == UPDATE else None
         edited = target is not None and is_edited(target)
-        if edited:
+        if target is not None and edited:
             answer = self._ask_about_edits(target.name)
             if answer == "cancel":
                 return
@@ -188,8 +196,13 @@ class SegmentWidget(QWidget):
             self._say(str(error), show_error)
             return
         self._run = _Run(
-            layer.name, layer, placement(layer, plane.axes), plane.index, target,
-            edited and target is not None, progress(total=100, desc=f"Segment {layer.name}"),
+            layer.name,
+            layer,
+            placement(layer, plane.axes),
+            plane.index,
+            target,
+            edited and target is not None,
+            progress(total=100, desc=f"Segment {layer.name}"),
         )
         self._start(plane.image)
 
@@ -200,9 +213,7 @@ class SegmentWidget(QWidget):
             "score": round(float(self.score.value), 4),
             "diameter": float(self.diameter.value) or None,
         }
-        self._worker = create_worker(
-            guarded, segment_job, image, values, self._models, _start_thread=False
-        )
+        self._worker = create_worker(guarded, segment_job, image, values, self._models, _start_thread=False)
         self._worker.yielded.connect(self._on_progress)
         self._worker.returned.connect(self._on_returned)
         self._worker.aborted.connect(self._on_aborted)
@@ -262,8 +273,7 @@ class SegmentWidget(QWidget):
     def _own_layer(self, image: Image) -> Labels | None:
         """The newest layer that we made from this image, if it still fits."""
         ours = [
-            layer for layer in self._viewer.layers
-            if isinstance(layer, Labels) and is_ours(layer, image.name)
+            layer for layer in self._viewer.layers if isinstance(layer, Labels) and is_ours(layer, image.name)
         ]
         return ours[-1] if ours else None
 

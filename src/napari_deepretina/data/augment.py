@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -138,5 +136,3 @@ def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tens
 def _coloured(view: Tensor) -> float:
     """1 if the channels differ, else 0: grey images stay grey."""
     return float(bool((view[0] != view[1]).any()))
-
-

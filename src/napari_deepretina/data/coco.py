@@ -38,9 +38,7 @@ def read_coco(path: Path) -> dict[str, Instances]:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: annotation {annotation.get('id')}: {error}") from None
         details[image_id].append((annotation.get("score", 1.0), annotation.get("category_id", 1)))
-    return {
-        name: _cropped(masks[i], details[i], shape) for i, (name, shape) in images.items()
-    }
+    return {name: _cropped(masks[i], details[i], shape) for i, (name, shape) in images.items()}
 
 
 def _mask(segmentation: Any, shape: tuple[int, int]) -> Any:
@@ -62,9 +60,7 @@ def _mask(segmentation: Any, shape: tuple[int, int]) -> Any:
     return mask
 
 
-def _cropped(
-    masks: list[Any], details: list[tuple[float, int]], shape: tuple[int, int]
-) -> Instances:
+def _cropped(masks: list[Any], details: list[tuple[float, int]], shape: tuple[int, int]) -> Instances:
     boxes, crops, kept = [], [], []
     for index, mask in enumerate(masks):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -67,9 +67,7 @@ class CropStream(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         image, labels = self._decoded(int(order[place]))
         rng = np.random.default_rng([self._seed, 1, number])
         base = max(1.0, self._short_side / min(labels.shape))
-        view, ids = random_crop(
-            image.astype(np.float32), labels, self._size, base, self._augmentation, rng
-        )
+        view, ids = random_crop(image.astype(np.float32), labels, self._size, base, self._augmentation, rng)
         return view, target_of(ids)
 
     def _decoded(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:

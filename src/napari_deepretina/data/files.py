@@ -129,8 +129,10 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
-        raise UserError(f"{name}: {suffix or 'no suffix'} is not an image format that is read here "
-                        f"(known: {' '.join(IMAGE_SUFFIXES)})")
+        raise UserError(
+            f"{name}: {suffix or 'no suffix'} is not an image format that is read here "
+            f"(known: {' '.join(IMAGE_SUFFIXES)})"
+        )
     try:
         if suffix in (".tif", ".tiff"):
             import tifffile

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from napari_deepretina.data.files import Tree, decode_image, is_image
 from napari_deepretina.data.sample import Sample, checked_sample
@@ -40,13 +43,13 @@ class KaggleDataset:
         masks = []
         for name in self._masks[identity]:
             mask = decode_image(self._tree.read(name), name)
-            mask = mask.any(axis=2) if mask.ndim == 3 else mask > 0
+            mask = (mask if mask.ndim == 2 else mask.max(axis=2)) > 0
             if mask.shape != image.shape[:2]:
                 raise UserError(f"{name} is {mask.shape}, its image {image.shape[:2]}")
             masks.append(mask)
         return checked_sample(identity, image, labels_from_masks(masks, image.shape[:2]))
 
-    def image(self, index: int):  # type: ignore[no-untyped-def]
+    def image(self, index: int) -> NDArray[Any]:
         """The image alone, alpha dropped: (H, W) or (H, W, 3)."""
         name = self._images[self.names[index]]
         image = decode_image(self._tree.read(name), name)

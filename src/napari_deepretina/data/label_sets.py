@@ -27,7 +27,7 @@ class LabelSet:
     """
 
     def __init__(self, names: Sequence[str], read: Callable[[str, Shape | None], LabelImage]) -> None:
-        self.names = list(names)
+        self.names: Sequence[str] = list(names)
         self._read = read
 
     def labels(self, name: str, shape: Shape | None = None) -> LabelImage:

@@ -37,9 +37,7 @@ class PairsDataset:
         for name in self._tree.names():
             if is_image(name) and PurePosixPath(name).parent.name.lower() in folders:
                 if stem(name) in found:
-                    raise UserError(
-                        f"{self._tree.path}: {found[stem(name)]} and {name} have the same stem"
-                    )
+                    raise UserError(f"{self._tree.path}: {found[stem(name)]} and {name} have the same stem")
                 found[stem(name)] = name
         return found
 

@@ -68,4 +68,3 @@ def decode_objects(strings: list[str], shape: tuple[int, int], name: str) -> Ins
         return rle.decode(strings, shape)
     except ValueError as error:
         raise UserError(f"image {name!r}, {error}") from None
-

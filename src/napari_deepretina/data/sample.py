@@ -82,9 +82,7 @@ def checked_sample(name: str, image: NDArray[Any], labels: NDArray[Any]) -> Samp
     if labels.ndim == 3:
         raise UserError(f"labels of {name!r} have shape {labels.shape}; they need one channel")
     if image.shape[:2] != labels.shape:
-        raise UserError(
-            f"image and labels of {name!r} differ in size: {image.shape[:2]} and {labels.shape}"
-        )
+        raise UserError(f"image and labels of {name!r} differ in size: {image.shape[:2]} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
         raise UserError(f"labels of {name!r} have dtype {labels.dtype}; they need an integer one")
     if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):

@@ -25,7 +25,8 @@ def immunohistochemistry() -> NDArray[Any]:
     """(512, 512, 3) uint8, real tissue: scikit-image's picture of colonic glands."""
     import skimage.data
 
-    return skimage.data.immunohistochemistry()
+    image: NDArray[Any] = skimage.data.immunohistochemistry()
+    return image
 
 
 SAMPLES: dict[str, tuple[str, Callable[[], NDArray[Any]]]] = {

@@ -69,10 +69,10 @@ def random_split(names: Sequence[str], *, fraction: float = 0.1, seed: int = 0) 
 
 
 def _checked(content: Any, source: str) -> Split:
-    lists = [content.get(k) if isinstance(content, dict) else None for k in ("train", "val")]
+    lists: list[Any] = [content.get(k) if isinstance(content, dict) else None for k in ("train", "val")]
     if not all(isinstance(x, list) and all(isinstance(n, str) for n in x) for x in lists):
         raise UserError(f"{source}: a split file holds two lists of names, 'train' and 'val'")
-    train, val = map(tuple, lists)
+    train, val = tuple(lists[0]), tuple(lists[1])
     if shared := set(train) & set(val):
         raise UserError(f"{source}: {len(shared)} names are in both parts, e.g. {min(shared)!r}")
     return Split(train, val, source)

@@ -90,9 +90,7 @@ class SyntheticDataset:
         return Sample(name, image, labels)
 
 
-def _draw_labels(
-    shape: tuple[int, int], count: int, diameter: float, rng: np.random.Generator
-) -> LabelImage:
+def _draw_labels(shape: tuple[int, int], count: int, diameter: float, rng: np.random.Generator) -> LabelImage:
     labels = np.zeros(shape, np.int32)
     placed = 0
     for _ in range(count * 8):

@@ -16,7 +16,10 @@ from napari_deepretina.evaluation.scores import Report, score_image
 class NamedLabels(Protocol):
     """Label images by name, e.g. `napari_deepretina.data.label_sets.LabelSet`."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """In order."""
+        ...
 
     def labels(self, name: str, shape: tuple[int, int] | None = None) -> NDArray[np.int32]:
         """(H, W); the shape is given where the set itself may not know it."""
@@ -50,7 +53,7 @@ def compare(
         except UserError:
             if name not in have:
                 raise
-            true = truth.labels(name, predicted.labels(name).shape)  # type: ignore[arg-type]
+            true = truth.labels(name, predicted.labels(name).shape)
         shape = (true.shape[0], true.shape[1])
         guess = predicted.labels(name, shape) if name in have else np.zeros(shape, np.int32)
         if guess.shape != true.shape:

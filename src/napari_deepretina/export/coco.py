@@ -34,19 +34,21 @@ def write_coco(
         for index, (window, mask) in enumerate(instances):
             rows, columns = window
             starts, lengths = runs_of(mask, (rows.start, columns.start), height)
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": int(instances.classes[index]),
-                "segmentation": {
-                    "size": [height, width],
-                    "counts": _counts(starts, lengths, height * width),
-                },
-                "area": int(lengths.sum()),
-                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-                "iscrowd": 0,
-                "score": round(float(instances.scores[index]), 6),
-            })
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(instances.classes[index]),
+                    "segmentation": {
+                        "size": [height, width],
+                        "counts": _counts(starts, lengths, height * width),
+                    },
+                    "area": int(lengths.sum()),
+                    "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                    "iscrowd": 0,
+                    "score": round(float(instances.scores[index]), 6),
+                }
+            )
     with written_whole(path) as part:
         part.write_text(json.dumps(content), "utf-8")
 

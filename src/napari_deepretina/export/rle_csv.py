@@ -11,9 +11,7 @@ from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances, rle
 
 
-def write_rle_csv(
-    images: Iterable[tuple[str, Instances]], path: Path, *, with_shape: bool = False
-) -> None:
+def write_rle_csv(images: Iterable[tuple[str, Instances]], path: Path, *, with_shape: bool = False) -> None:
     """Write the objects of several images; one without objects gets one row with no pixels.
 
     With `with_shape`, columns Height and Width follow, so that the file can be read by itself; the

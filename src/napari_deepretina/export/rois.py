@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances
@@ -31,11 +32,11 @@ def write_rois(instances: Instances, path: Path) -> None:
         whole.replace(part)
 
 
-def outline(mask: np.ndarray) -> np.ndarray:
+def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(K, 2) float (x, y) corners of the longest outline, half a pixel level around the mask."""
     from skimage.measure import find_contours
 
     contours = find_contours(np.pad(mask, 1).astype(float), 0.5)
-    longest = max(contours, key=len)[:-1]
+    longest: NDArray[np.float64] = max(contours, key=len)[:-1]
     # padding shifts by one; pixel centres lie at +0.5 in ImageJ's coordinates
     return longest[:, ::-1] - 0.5

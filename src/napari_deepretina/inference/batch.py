@@ -95,13 +95,13 @@ def _refuse_overwriting(
     wanted += [out / n for f, n in (("rle", "submission.csv"), ("coco", "instances.json")) if f in formats]
     standing = [p for p in wanted if p.exists()]
     if standing:
-        raise UserError(f"{len(standing)} results are there already, e.g. {standing[0]}; "
-                        "choose another folder or pass --overwrite")
+        raise UserError(
+            f"{len(standing)} results are there already, e.g. {standing[0]}; "
+            "choose another folder or pass --overwrite"
+        )
 
 
-def _write_one(
-    source: Source, segmentation: Segmentation, out: Path, formats: Sequence[str]
-) -> list[Path]:
+def _write_one(source: Source, segmentation: Segmentation, out: Path, formats: Sequence[str]) -> list[Path]:
     paths = _paths(source, out, formats)
     if "labels" in paths:
         write_labels(segmentation.labels, paths["labels"])

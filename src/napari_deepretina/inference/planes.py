@@ -53,9 +53,7 @@ def channel_choices(shape: Sequence[int], *, rgb: bool) -> list[tuple[str, int |
     return [("as shown", None), *numbers]
 
 
-def take_plane(
-    data: Any, *, rgb: bool, step: Sequence[int], channel: int | None = None
-) -> Plane:
+def take_plane(data: Any, *, rgb: bool, step: Sequence[int], channel: int | None = None) -> Plane:
     """Read the plane that is shown.
 
     Parameters

@@ -19,6 +19,7 @@ from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.weights import LoadedModel
 
+
 @dataclass
 class Prediction:
     """Raw detections with what really ran."""
@@ -79,7 +80,7 @@ def to_raw(found: Detections, plan: Plan, fingerprint: str) -> RawInstances:
     """Detections in the image's own pixels; what lies in the padding is left out."""
     height, width = plan.shape
     zoom = np.array([plan.scaled[1] / width, plan.scaled[0] / height] * 2, np.float32)
-    boxes = found.boxes.float().cpu().numpy() / zoom
+    boxes = (found.boxes.float().cpu().numpy() / zoom).astype(np.float32)
     inside = (boxes[:, 0] < width) & (boxes[:, 1] < height)
     n = int(inside.sum())
     return RawInstances(

@@ -78,9 +78,7 @@ class Segmentation:
         }
 
 
-def segment(
-    image: NDArray[Any], *, model: LoadedModel | None = None, **settings: Any
-) -> Segmentation:
+def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings: Any) -> Segmentation:
     """Find the nuclei in one image.
 
     Parameters
@@ -106,9 +104,7 @@ def segment(
     return drain(segment_steps(np.asarray(image), model, checked))
 
 
-def segment_steps(
-    image: NDArray[Any], model: LoadedModel, settings: SegmentSettings
-) -> Steps[Segmentation]:
+def segment_steps(image: NDArray[Any], model: LoadedModel, settings: SegmentSettings) -> Steps[Segmentation]:
     """The same in steps: progress at each, cancelled by closing the generator."""
     begun = time.perf_counter()
     prediction = yield from predict(
@@ -156,6 +152,9 @@ def tight_boxes(instances: Instances) -> NDArray[np.int64]:
     for i, ((rows, columns), mask) in enumerate(instances):
         y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         boxes[i] = (
-            columns.start + x[0], rows.start + y[0], columns.start + x[-1] + 1, rows.start + y[-1] + 1
+            columns.start + x[0],
+            rows.start + y[0],
+            columns.start + x[-1] + 1,
+            rows.start + y[-1] + 1,
         )
     return boxes

@@ -38,7 +38,5 @@ def make_settings(**values: Any) -> SegmentSettings:
     try:
         return SegmentSettings.model_validate(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()
-        ]
+        problems = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
         raise UserError("; ".join(problems)) from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_deepretina.data.files import Folder, decode_image, is_image, open_tree, stem
+from napari_deepretina.data.files import Folder, Tree, decode_image, is_image, open_tree, stem
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.errors import UserError
@@ -74,7 +75,7 @@ def _sources(text: str) -> Iterator[Source]:
 
 def _file(path: Path) -> Source:
     folder = Folder(path.parent)
-    return Source(stem(path.name), str(path), lambda: _read(folder, path.name, str(path)))
+    return Source(stem(path.name), str(path), partial(_read, folder, path.name, str(path)))
 
 
 def _in_tree(path: Path) -> Iterator[Source]:
@@ -88,10 +89,10 @@ def _in_tree(path: Path) -> Iterator[Source]:
         names = [n for n in names if "/" not in n]
     for name in names:
         where = f"{path}/{name}"
-        yield Source(stem(name), where, lambda name=name, where=where: _read(tree, name, where))
+        yield Source(stem(name), where, partial(_read, tree, name, where))
 
 
-def _read(tree: Any, name: str, where: str) -> NDArray[Any]:
+def _read(tree: Tree, name: str, where: str) -> NDArray[Any]:
     try:
         content = tree.read(name)
     except OSError as error:

@@ -43,15 +43,11 @@ def bounding_boxes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDAr
     """
     slices = ndimage.find_objects(labels)
     ids = [i for i, s in enumerate(slices, start=1) if s is not None]
-    boxes = [
-        (s[1].start, s[0].start, s[1].stop, s[0].stop) for s in slices if s is not None
-    ]
+    boxes = [(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in slices if s is not None]
     return np.asarray(ids, np.int64), np.asarray(boxes, np.int64).reshape(-1, 4)
 
 
-def labels_from_masks(
-    masks: Sequence[NDArray[np.bool_]], shape: tuple[int, int]
-) -> LabelImage:
+def labels_from_masks(masks: Sequence[NDArray[np.bool_]], shape: tuple[int, int]) -> LabelImage:
     """One label image from full-frame masks; where masks meet, the first one keeps the pixel.
 
     Parameters

@@ -54,9 +54,7 @@ class RawInstances:
         return RawInstances(**kept, **rest)
 
     @classmethod
-    def empty(
-        cls, shape: tuple[int, int], *, mask_size: int = 28, fingerprint: str = ""
-    ) -> RawInstances:
+    def empty(cls, shape: tuple[int, int], *, mask_size: int = 28, fingerprint: str = "") -> RawInstances:
         """Nothing found in an image of this (height, width)."""
         return cls(
             boxes=np.zeros((0, 4), np.float32),

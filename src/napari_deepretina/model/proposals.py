@@ -29,9 +29,7 @@ class ProposalNetwork(RegionProposalNetwork):
             sizes=tuple((s,) for s in architecture.anchor_sizes),
             aspect_ratios=(architecture.aspect_ratios,) * len(architecture.anchor_sizes),
         )
-        head = FloatRPNHead(
-            architecture.fpn_channels, anchors.num_anchors_per_location()[0]
-        )
+        head = FloatRPNHead(architecture.fpn_channels, anchors.num_anchors_per_location()[0])
         super().__init__(
             anchors,
             head,
@@ -45,9 +43,7 @@ class ProposalNetwork(RegionProposalNetwork):
             score_thresh=0.0,
         )
 
-    def propose(
-        self, images: ImageList, features: dict[str, Tensor], limits: Limits
-    ) -> list[Tensor]:
+    def propose(self, images: ImageList, features: dict[str, Tensor], limits: Limits) -> list[Tensor]:
         """(N, 4) xyxy proposals of each image, best first, within the limits; evaluation mode."""
         self._pre_nms_top_n["testing"] = limits.proposals_per_level
         self._post_nms_top_n["testing"] = limits.proposals
@@ -67,7 +63,9 @@ class ProposalNetwork(RegionProposalNetwork):
                 boxes.append(torch.zeros_like(anchors_here))
                 continue
             matched, label = match_anchors(
-                truth, anchors_here, high=self.proposal_matcher.high_threshold,
+                truth,
+                anchors_here,
+                high=self.proposal_matcher.high_threshold,
                 low=self.proposal_matcher.low_threshold,
             )
             labels.append(label)

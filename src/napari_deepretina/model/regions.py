@@ -75,8 +75,9 @@ class RegionHeads(nn.Module):
         logits, deltas = self._boxes(features, regions, sizes)
         labels = torch.cat(classes)
         positive = torch.nonzero(labels > 0).flatten()
-        truth = torch.cat([t.boxes[m] if len(t.boxes) else r
-                           for t, m, r in zip(targets, matched, regions, strict=True)])
+        truth = torch.cat(
+            [t.boxes[m] if len(t.boxes) else r for t, m, r in zip(targets, matched, regions, strict=True)]
+        )
         wanted = self.coder.encode_single(truth, torch.cat(regions))
         chosen = deltas.view(len(labels), -1, 4)[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(chosen, wanted[positive], beta=1 / 9, reduction="sum")
@@ -103,7 +104,11 @@ class RegionHeads(nn.Module):
         found = [
             self._filter(regions, p, d, size, limits)
             for regions, p, d, size in zip(
-                proposals, probabilities.split(per_image), deltas.split(per_image), sizes, strict=True
+                proposals,
+                torch.split(probabilities, per_image),
+                torch.split(deltas, per_image),
+                sizes,
+                strict=True,
             )
         ]
         yield 0.3
@@ -165,15 +170,19 @@ class RegionHeads(nn.Module):
         chosen = [r[p] for r, p in zip(regions, positive, strict=True)]
         if not sum(map(len, chosen)):
             # Keeps every parameter in the graph, which DDP and the optimiser count on.
-            return sum((p.sum() * 0.0 for m in (self.mask_head, self.mask_predictor)
-                        for p in m.parameters()), start=chosen[0].sum() * 0.0)
+            return sum(
+                (p.sum() * 0.0 for m in (self.mask_head, self.mask_predictor) for p in m.parameters()),
+                start=chosen[0].sum() * 0.0,
+            )
         logits = self._mask_logits(features, chosen, sizes)
         labels = torch.cat([c[p] for c, p in zip(classes, positive, strict=True)])
-        wanted = torch.cat([
-            mask_targets(t.labels, t.ids[m[p]], r, self.mask_size)
-            for t, m, p, r in zip(targets, matched, positive, chosen, strict=True)
-            if len(p)
-        ])
+        wanted = torch.cat(
+            [
+                mask_targets(t.labels, t.ids[m[p]], r, self.mask_size)
+                for t, m, p, r in zip(targets, matched, positive, chosen, strict=True)
+                if len(p)
+            ]
+        )
         picked = logits[torch.arange(len(labels), device=labels.device), labels]
         return F.binary_cross_entropy_with_logits(picked, wanted)
 

@@ -53,7 +53,7 @@ def match_anchors(
     labels : (A,) float32, 1 positive, 0 negative, -1 ignored.
     """
     matched, best_iou, chunk_best = [], [], []
-    chunks = anchors.split(ANCHORS_AT_ONCE)
+    chunks = torch.split(anchors, ANCHORS_AT_ONCE)
     for chunk in chunks:
         iou = box_iou(boxes, chunk)
         values, index = iou.max(dim=0)

@@ -148,8 +148,7 @@ def save_weights(state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Pat
     from safetensors.torch import save
 
     half = {
-        k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in state.items()
+        k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()
     }
     if any(not torch.isfinite(v).all() for v in half.values()):
         raise UserError(f"{path} was not written: some weights are infinite or not a number")
@@ -175,10 +174,12 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_KEY)
             if header is None:
-                raise UserError(f"{path} was not written by napari-deepretina: its header does not "
-                                "describe a network")
+                raise UserError(
+                    f"{path} was not written by napari-deepretina: its header does not describe a network"
+                )
             info = WeightsInfo.model_validate(json.loads(header))
-            values = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}
+            names = file.keys() if tensors else ()
+            values = {k: file.get_tensor(k) for k in names}
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     except (ValidationError, json.JSONDecodeError) as error:

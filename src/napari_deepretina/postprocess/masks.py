@@ -51,7 +51,7 @@ def _weights(start: int, stop: int, low: float, high: float, cells: int) -> NDAr
     centres = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
     place = (centres - low) * (cells / max(high - low, 1e-6)) - 0.5
     distance = np.abs(np.clip(place, 0, cells - 1)[:, None] - np.arange(cells, dtype=np.float32))
-    weights = np.maximum(0, 1 - distance).astype(np.float32)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - distance).astype(np.float32)
     # A box side under a pixel may hold no pixel centre: its nearest pixel stays, so nothing vanishes.
     outside = (centres < low) | (centres > high)
     if not outside.all():

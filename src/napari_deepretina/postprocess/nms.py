@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def nms(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: float
-) -> NDArray[np.int64]:
+def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: float) -> NDArray[np.int64]:
     """Indices of the boxes kept, highest score first.
 
     Parameters

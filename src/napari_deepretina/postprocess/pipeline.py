@@ -28,7 +28,5 @@ def postprocess(raw: RawInstances, settings: PostprocessSettings | None = None) 
     frames, masks = place_masks(raw.masks, raw.boxes, raw.shape, settings.mask_threshold)
     for i, mask in enumerate(masks):
         frames[i], masks[i] = dilate(frames[i], mask, settings.dilation, raw.shape)
-    placed = Instances(
-        frames, tuple(masks), raw.scores, raw.classes.astype(np.int32, copy=False), raw.shape
-    )
+    placed = Instances(frames, tuple(masks), raw.scores, raw.classes.astype(np.int32, copy=False), raw.shape)
     return resolve_overlaps(placed, max_lost=settings.max_lost, min_area=settings.min_area)[0]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+N = TypeVar("N", bound=nn.Module)
 
-class Average:
+
+class Average(Generic[N]):
     """A second network that follows the first; it is what gets validated and shipped.
 
     The decay starts small and rises as (1 + n) / (10 + n), so that random initial weights are
     forgotten quickly. With decay 0 the average is the network itself.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: N, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network: N = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:

@@ -20,7 +20,7 @@ class EventLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._lines = (folder / "events.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(folder)
         self._quiet = quiet
 
     def write(self, event: str, step: int, **values: Any) -> None:
@@ -30,15 +30,17 @@ class EventLog:
         self._lines.flush()
         for key, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(f"{event}/{key}", value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"{event}/{key}", value, step)
         if not self._quiet:
             numbers = {k: _short(v) for k, v in values.items() if isinstance(v, int | float | str)}
             print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
 
-    def close(self) -> None:
-        """Flush and close both files."""
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._lines.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def _short(value: object) -> str:

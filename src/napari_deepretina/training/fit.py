@@ -34,7 +34,7 @@ class State:
     """What changes while training; a checkpoint holds all of it."""
 
     network: MaskRCNN
-    average: Average
+    average: Average[MaskRCNN]
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = -1.0
@@ -81,26 +81,46 @@ def fit(
     info = _describe(recipe, network, start, train, data_name)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
-    log = EventLog(out, quiet=quiet or not fabric.is_global_zero)
     stop = StopRequest(out)
     fabric.to_device(network)
     state = State(network, Average(network, recipe.stages[0].ema), _optimizer(recipe.stages[0], network))
     if resume:
         _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
-    log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
-              device=str(fabric.device), precision=str(fabric._precision.precision))
-    while state.step < recipe.total_steps and not stop.asked:
-        _run_stage(fabric, recipe, state, train, val, out, log, stop, info)
-    if fabric.is_global_zero:
-        _save(state, out)
-    log.write("end", state.step, best=state.best, finished=state.step >= recipe.total_steps)
-    log.close()
+    with EventLog(out, quiet=quiet or not fabric.is_global_zero) as log:
+        log.write(
+            "start",
+            state.step,
+            total=recipe.total_steps,
+            train=len(train),
+            val=len(val),
+            device=str(fabric.device),
+            precision=str(fabric._precision.precision),
+        )
+        try:
+            while state.step < recipe.total_steps and not stop.asked:
+                _run_stage(fabric, recipe, state, train, val, out, log, stop, info)
+        except UserError as error:
+            log.write("error", state.step, message=str(error))
+            raise
+        if fabric.is_global_zero:
+            if state.step < recipe.total_steps:  # asked to stop: what is there is judged as well
+                with fabric.autocast():
+                    _judge(state, val, out, log, info)
+            _save(state, out)
+        log.write("end", state.step, best=state.best, finished=state.step >= recipe.total_steps)
     return out / "weights.safetensors"
 
 
 def _run_stage(
-    fabric: Fabric, recipe: Recipe, state: State, train: Dataset, val: Dataset, out: Path,
-    log: EventLog, stop: StopRequest, info: WeightsInfo,
+    fabric: Fabric,
+    recipe: Recipe,
+    state: State,
+    train: Dataset,
+    val: Dataset,
+    out: Path,
+    log: EventLog,
+    stop: StopRequest,
+    info: WeightsInfo,
 ) -> None:
     """Train from the state's step to the end of its stage, or until asked to stop."""
     index, begun = recipe.locate(state.step)
@@ -111,7 +131,8 @@ def _run_stage(
     state.network.regions.regions_per_image = stage.regions_per_image
     state.network.regions.positive_fraction = stage.positive_fraction
     model, optimizer = fabric.setup(state.network, state.optimizer)
-    clock, seen, sums = time.perf_counter(), 0, {}
+    clock, seen = time.perf_counter(), 0
+    sums: dict[str, list[torch.Tensor]] = {}
     for within, batch in enumerate(_batches(fabric, recipe, index, begun, train), start=begun):
         torch.manual_seed(hash((recipe.seed, state.step, fabric.global_rank)))
         for group in optimizer.param_groups:
@@ -136,11 +157,17 @@ def _run_stage(
         if state.step % recipe.log_every == 0:
             means = {name: torch.stack(v).mean().item() for name, v in sums.items()}
             rate = seen / (time.perf_counter() - clock)
-            log.write("train", state.step, stage=stage.name, **means,
-                      learning_rate=stage.learning_rate_at(within), images_per_second=rate)
+            log.write(
+                "train",
+                state.step,
+                stage=stage.name,
+                **means,
+                learning_rate=stage.learning_rate_at(within),
+                images_per_second=rate,
+            )
             clock, seen, sums = time.perf_counter(), 0, {}
         last = state.step == recipe.total_steps
-        if fabric.is_global_zero and (state.step % recipe.validate_every == 0 or last or stop.asked):
+        if fabric.is_global_zero and (state.step % recipe.validate_every == 0 or last):
             with fabric.autocast():
                 _judge(state, val, out, log, info)
             clock, seen = time.perf_counter(), 0
@@ -155,22 +182,29 @@ def _judge(state: State, val: Dataset, out: Path, log: EventLog, info: WeightsIn
     begun = time.perf_counter()
     report, settings = validate(state.average.network, info, val)
     score = report.dsb_score
-    log.write("validation", state.step, dsb_score=score, f1=report.f1, ap_50=report.ap["0.50"],
-              ap_75=report.ap["0.75"], score_threshold=settings.score,
-              seconds=time.perf_counter() - begun)
+    log.write(
+        "validation",
+        state.step,
+        dsb_score=score,
+        f1=report.f1,
+        ap_50=report.ap["0.50"],
+        ap_75=report.ap["0.75"],
+        score_threshold=settings.score,
+        seconds=time.perf_counter() - begun,
+    )
     if score > state.best:
         state.best = score
-        best = info.model_copy(update={
-            "score": {"dsb_score": score, "f1": report.f1, "ap_50": report.ap["0.50"]},
-            "steps": state.step,
-            "postprocess": {"score": settings.score},
-        })
+        best = info.model_copy(
+            update={
+                "score": {"dsb_score": score, "f1": report.f1, "ap_50": report.ap["0.50"]},
+                "steps": state.step,
+                "postprocess": {"score": settings.score},
+            }
+        )
         save_weights(state.average.network.state_dict(), best, out / "weights.safetensors")
 
 
-def _batches(
-    fabric: Fabric, recipe: Recipe, index: int, begun: int, train: Dataset
-) -> Iterator[Batch]:
+def _batches(fabric: Fabric, recipe: Recipe, index: int, begun: int, train: Dataset) -> Iterator[Batch]:
     """Batches of one stage from its step `begun` on; every rank takes its share of each."""
     stage = recipe.stages[index]
     if stage.batch_size % fabric.world_size:
@@ -185,8 +219,12 @@ def _batches(
     )
     share = stage.batch_size // fabric.world_size
     numbers = [
-        range(step * stage.batch_size + fabric.global_rank * share,
-              step * stage.batch_size + (fabric.global_rank + 1) * share)
+        list(
+            range(
+                step * stage.batch_size + fabric.global_rank * share,
+                step * stage.batch_size + (fabric.global_rank + 1) * share,
+            )
+        )
         for step in range(begun, stage.steps)
     ]
     loader = DataLoader(
@@ -233,7 +271,7 @@ def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
     state.network.load_state_dict(saved["network"])
     state.average.network.load_state_dict(saved["average"])
     state.average.updates = saved["updates"]
-    index, within = recipe.locate(max(0, state.step - 1))
+    index, _ = recipe.locate(max(0, state.step - 1))
     state.optimizer = _optimizer(recipe.stages[index], state.network)
     state.optimizer.load_state_dict(saved["optimizer"])
 

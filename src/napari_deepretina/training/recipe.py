@@ -105,14 +105,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     UserError
         With every problem at once: unknown names, impossible values, unreadable file.
     """
-    source = _SHIPPED / f"{name_or_path}.toml"
-    if not source.is_file():
-        source = Path(name_or_path)  # type: ignore[assignment]
+    shipped = _SHIPPED / f"{name_or_path}.toml"
+    source = shipped if shipped.is_file() else Path(name_or_path)
     try:
         content = tomllib.loads(source.read_text("utf-8"))
     except OSError:
-        raise UserError(f"no recipe {name_or_path!r}: give a TOML file or one of "
-                        f"{', '.join(shipped_recipes())}") from None
+        raise UserError(
+            f"no recipe {name_or_path!r}: give a TOML file or one of {', '.join(shipped_recipes())}"
+        ) from None
     except ValueError as error:
         raise UserError(f"recipe {name_or_path} is not valid TOML: {error}") from None
     problems = [p for o in overrides if (p := _override(content, o))]

@@ -18,9 +18,7 @@ from napari_deepretina.postprocess import PostprocessSettings, postprocess
 SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 
 
-def validate(
-    network: MaskRCNN, info: WeightsInfo, dataset: Dataset
-) -> tuple[Report, PostprocessSettings]:
+def validate(network: MaskRCNN, info: WeightsInfo, dataset: Dataset) -> tuple[Report, PostprocessSettings]:
     """Detect once, then take the score threshold that serves best.
 
     Returns
@@ -37,16 +35,12 @@ def validate(
     return max(zip(reports, tried, strict=True), key=lambda pair: pair[0].dsb_score)
 
 
-def detect(
-    model: LoadedModel, dataset: Dataset, index: int, limits: Limits | None = None
-) -> RawInstances:
+def detect(model: LoadedModel, dataset: Dataset, index: int, limits: Limits | None = None) -> RawInstances:
     """Raw instances of one sample."""
     return drain(predict(model, dataset[index].image, limits=limits)).raw
 
 
-def score_raws(
-    raws: list[RawInstances], dataset: Dataset, settings: PostprocessSettings
-) -> Report:
+def score_raws(raws: list[RawInstances], dataset: Dataset, settings: PostprocessSettings) -> Report:
     """Post-process and score raw instances against their samples."""
     scores = []
     for index, raw in enumerate(raws):

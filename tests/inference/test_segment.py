@@ -1,0 +1,281 @@
+import numpy as np
+import pytest
+import torch
+
+import napari_deepretina
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
+from napari_deepretina.evaluation import match
+from napari_deepretina.inference import device
+from napari_deepretina.inference.device import describe_device, resolve_device
+from napari_deepretina.inference.plan import make_plan
+from napari_deepretina.inference.planes import channel_choices, take_plane
+from napari_deepretina.inference.predict import predict
+from napari_deepretina.inference.segment import segment, segment_steps
+from napari_deepretina.inference.settings import SegmentSettings, make_settings
+from napari_deepretina.inference.steps import drain
+from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.regions import Detections
+from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+
+SHAPES = [(1, 1), (100, 300), (256, 256), (512, 512), (513, 700), (1024, 1024), (3, 2000)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("diameter", [None, 10, 64])
+def test_plans_cover_the_image_in_multiples_of_64(shape, diameter):
+    plan = make_plan(shape, Architecture(), trained_diameter=32, diameter=diameter)
+    for full, scaled, side in zip(plan.padded, plan.scaled, shape, strict=True):
+        assert full % 64 == 0
+        assert 0 <= full - scaled < 64
+        assert scaled == max(1, round(side * plan.scale))
+    if diameter:
+        assert plan.scale == 32 / diameter
+    elif min(shape) >= 512:
+        assert plan.scale == 1
+    else:
+        assert min(plan.scaled) == 512 or plan.scale == 16
+
+
+def test_plans_tell_weights_apart():
+    plan = make_plan((9, 9), Architecture(), trained_diameter=32)
+    assert plan.fingerprint("a") == plan.fingerprint("a") != plan.fingerprint("b")
+    for bad in (0, -3, float("nan"), 1):
+        with pytest.raises(UserError, match="diameter"):
+            make_plan((9, 9), Architecture(), trained_diameter=32, diameter=bad)
+
+
+FIELD = synthetic_nuclei((200, 240), 20, diameter=30, seed=11)
+
+
+def test_labels_and_instances_agree_with_each_other_and_with_the_truth(nuclei_model):
+    image, truth = FIELD
+    result = segment(image, model=nuclei_model)
+    labels, instances = result
+    assert labels.dtype == np.int32
+    assert labels.shape == image.shape
+    assert labels.max() == len(instances)
+    assert np.array_equal(labels, instances.to_labels())
+    assert match(truth, labels).counts(0.5)[0] >= 0.85 * truth.max()
+    assert result.provenance()["weights"]["sha256"] == nuclei_model.sha256
+    assert set(result.seconds) == {"network", "postprocess"}
+
+
+def test_the_public_call_needs_nothing_but_an_image():
+    labels, instances = napari_deepretina.segment(FIELD[0], score=0.9)
+    assert labels.max() == len(instances) > 5
+    assert (instances.scores >= 0.9).all()
+
+
+def test_running_twice_gives_the_same(nuclei_model):
+    once, again = (segment(FIELD[0], model=nuclei_model) for _ in range(2))
+    assert np.array_equal(once.labels, again.labels)
+    assert once.prediction.raw.fingerprint == again.prediction.raw.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i: i.astype(np.uint16) * 257,
+        lambda i: i / 255.0,
+        lambda i: i.astype(np.float32) * 1e-4 - 7,
+        lambda i: np.stack([i] * 3, axis=-1),
+        lambda i: np.stack([i, i, i, np.full_like(i, 255)], axis=-1),
+        lambda i: i[..., None],
+        lambda i: i.astype(np.int64) * 10**6,
+        lambda i: np.asfortranarray(i),
+        lambda i: i[::-1][::-1],
+    ],
+    ids=["uint16", "float64", "tiny floats", "rgb", "rgba", "one channel", "int64", "fortran", "view"],
+)
+def test_dtype_and_layout_do_not_matter(nuclei_model, change):
+    expected = segment(FIELD[0], model=nuclei_model).labels
+    found = segment(change(FIELD[0]), model=nuclei_model).labels
+    tp, fp, fn = match(expected, found).counts(0.9)
+    assert tp >= 0.95 * (tp + fp + fn)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 1), np.uint8),
+        np.zeros((64, 5)),
+        np.full((70, 70), 9.5),
+        np.full((70, 70), np.nan),
+        np.zeros((70, 70), bool),
+    ],
+    ids=["1x1", "thin", "constant", "nan", "bool"],
+)
+def test_nothing_to_see_gives_no_nuclei(nuclei_model, image):
+    labels, instances = segment(image, model=nuclei_model)
+    assert labels.shape == image.shape
+    assert len(instances) == 0
+
+
+def test_bool_images_and_nan_holes_are_survived(nuclei_model):
+    image, truth = FIELD
+    tp, _, _ = match(truth, segment(truth > 0, model=nuclei_model).labels).counts(0.5)
+    assert tp >= 0.5 * truth.max()
+    holes = image.astype(np.float32)
+    holes[:20, :20] = np.nan
+    assert match(truth, segment(holes, model=nuclei_model).labels).counts(0.5)[0] >= 0.7 * truth.max()
+
+
+def test_a_chosen_channel(nuclei_model):
+    image, _ = FIELD
+    many = np.stack([np.zeros_like(image), image, image // 2, image // 3, image, image], axis=-1)
+    expected = segment(image, model=nuclei_model).labels
+    assert np.array_equal(segment(many, model=nuclei_model, channel=1).labels, expected)
+    with pytest.raises(UserError, match="6 channels; choose one"):
+        segment(many, model=nuclei_model)
+    with pytest.raises(UserError, match="channel 6 was asked for"):
+        segment(many, model=nuclei_model, channel=6)
+
+
+def test_the_expected_diameter_rescales(nuclei_model):
+    small, truth = synthetic_nuclei((300, 300), 60, diameter=9, seed=2)
+    guided = segment(small, model=nuclei_model, diameter=9)
+    assert guided.prediction.plan.scale == pytest.approx(nuclei_model.info.diameter / 9)
+    assert match(truth, guided.labels).counts(0.5)[0] >= 0.6 * truth.max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"score": 3}, "score=3"),
+        ({"scoore": 0.5}, "scoore"),
+        ({"tta": "all"}, "tta"),
+        ({"weights": "/nowhere.safetensors"}, "no weights"),
+        ({"device": "tpu"}, "unknown device"),
+        ({"diameter": -1}, "diameter"),
+        ({"score": 2, "nms": -1}, "score=2.*nms=-1"),
+    ],
+)
+def test_wrong_settings_are_told_by_name(settings, says):
+    with pytest.raises(UserError, match=says):
+        segment(FIELD[0], **settings)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((0, 3)), np.zeros(3), np.zeros((2, 2, 9)), np.zeros((2, 2), complex)]
+)
+def test_what_is_no_image_is_told(nuclei_model, image):
+    with pytest.raises(UserError):
+        segment(image, model=nuclei_model)
+
+
+def test_own_choices_win_over_the_weights_advice():
+    info = WeightsInfo(name="x", architecture=Architecture(), postprocess={"score": 0.7, "nms": 0.2})
+    assert SegmentSettings().postprocessing(info).score == 0.7
+    chosen = make_settings(score=0.4).postprocessing(info)
+    assert (chosen.score, chosen.nms) == (0.4, 0.2)
+
+
+def test_progress_rises_and_closing_cancels(nuclei_model):
+    steps = segment_steps(FIELD[0], nuclei_model, SegmentSettings())
+    seen = [next(steps).done for _ in range(3)]
+    assert seen == sorted(seen)
+    steps.close()
+    assert len(segment(FIELD[0], model=nuclei_model).instances) > 5
+
+
+class Overfull:
+    """A network whose device has room for small batches only, or for none."""
+
+    def __init__(self, room):
+        self.room, self.where, self.tried = room, None, []
+
+    def to(self, where):
+        self.where = where
+        return self
+
+    def detect(self, batch, limits):
+        self.tried.append((self.where.type, limits.masks_at_once))
+        yield 0.5
+        if self.where.type == "cuda" and limits.masks_at_once > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        empty = torch.zeros((0,))
+        return [
+            Detections(empty.view(0, 4), empty, empty.long(), torch.zeros((0, 28, 28), dtype=torch.uint8))
+        ]
+
+
+@pytest.mark.parametrize(("room", "ends_on", "notes"), [(999, "cuda", 0), (20, "cuda", 1), (0, "cpu", 2)])
+def test_out_of_memory_falls_back_and_says_so(monkeypatch, room, ends_on, notes):
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    network = Overfull(room)
+    cuda = torch.device("cuda", 0)
+    model = LoadedModel(network, WeightsInfo(name="x", architecture=Architecture()), None, "", cuda)
+    prediction = drain(predict(model, np.random.default_rng(0).random((40, 40)), limits=Limits()))
+    assert prediction.device.type == ends_on
+    assert len(prediction.notes) == notes
+    assert all("ran out of memory" in n for n in prediction.notes)
+    assert network.where == cuda  # the next image starts on the chosen device again
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    class Broken(Overfull):
+        def detect(self, batch, limits):
+            yield 0.1
+            raise RuntimeError("a bug")
+
+    model = LoadedModel(
+        Broken(0), WeightsInfo(name="x", architecture=Architecture()), None, "", torch.device("cpu")
+    )
+    with pytest.raises(RuntimeError, match="a bug"):
+        drain(predict(model, np.eye(40)))
+
+
+def test_devices_are_resolved_and_described(monkeypatch):
+    assert resolve_device("cpu").type == "cpu"
+    assert "CPU" in describe_device(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    for choice in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(UserError, match="not available"):
+            resolve_device(choice)
+    for choice in ("gpu", "cuda:x", "cpu2", ""):
+        with pytest.raises(UserError, match="unknown device"):
+            resolve_device(choice)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert resolve_device("auto") == torch.device("cuda", 1)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="sees 2 CUDA devices"):
+        resolve_device("cuda:2")
+    assert isinstance(device.fast_cpu_bfloat16(), bool)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rgb", "channel", "step", "index", "axes"),
+    [
+        ((20, 30), False, None, (0, 0), (None, None), (0, 1)),
+        ((20, 30, 3), True, None, (0, 0), (None, None, None), (0, 1)),
+        ((20, 30, 4), True, 2, (0, 0), (None, None, 2), (0, 1)),
+        ((50, 20, 30), False, None, (7, 1, 1), (7, None, None), (1, 2)),
+        ((3, 20, 30), False, None, (2, 0, 0), (2, None, None), (1, 2)),
+        ((3, 20, 30), False, 1, (2, 0, 0), (1, None, None), (1, 2)),
+        ((20, 30, 5), False, None, (9, 9, 4), (None, None, 0), (0, 1)),
+        ((9, 20, 30, 5), False, 4, (99, 0, 0, 0), (8, None, None, 4), (1, 2)),
+    ],
+)
+def test_planes(shape, rgb, channel, step, index, axes):
+    data = np.arange(np.prod(shape)).reshape(shape)
+    plane = take_plane(data, rgb=rgb, step=step, channel=channel)
+    assert plane.index == index
+    assert plane.axes == axes
+    assert np.array_equal(plane.image, data[tuple(slice(None) if i is None else i for i in index)])
+
+
+def test_channel_choices():
+    assert [c for _, c in channel_choices((9, 9, 3), rgb=True)] == [None, 0, 1, 2]
+    assert [c for _, c in channel_choices((3, 90, 90), rgb=False)] == [None, 0, 1, 2]
+    assert [c for _, c in channel_choices((90, 90, 2), rgb=False)] == [0, 1]
+    assert channel_choices((50, 90, 90), rgb=False) == [("as shown", None)]
+    with pytest.raises(UserError, match="two axes"):
+        take_plane(np.zeros(4), rgb=False, step=(0,))
+    with pytest.raises(UserError, match="no channel 5"):
+        take_plane(np.zeros((3, 40, 40)), rgb=False, step=(0, 0, 0), channel=5)

@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from napari_deepretina.cli import main
+from napari_deepretina.data.files import read_image
+from napari_deepretina.data.synthetic import synthetic_nuclei
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two good images and an odd one."""
+    path = tmp_path / "in"
+    path.mkdir()
+    for i in range(2):
+        Image.fromarray(synthetic_nuclei((100, 120), 8, diameter=26, seed=i)[0]).save(path / f"f{i}.png")
+    (path / "notes.txt").write_text("not an image")
+    return path
+
+
+def test_segment_writes_every_format(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["segment", str(folder), "--out", str(out), "--format", "labels,rle,coco,rois,overlay"]
+    assert main(arguments) == 0
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "f0.tif",
+        "f1.tif",
+        "f0_rois.zip",
+        "f1_rois.zip",
+        "f0_overlay.png",
+        "f1_overlay.png",
+        "submission.csv",
+        "instances.json",
+        "run.json",
+    }
+    labels = tifffile.imread(out / "f0.tif")
+    assert labels.dtype == np.int32
+    assert labels.shape == (100, 120)
+    run = json.loads((out / "run.json").read_text())
+    assert run["images"]["f0"]["nuclei"] == labels.max() > 3
+    assert len(run["weights"]["sha256"]) == 64
+    assert "CPU" in run["device"] or "cuda" in run["device"]
+    assert "nuclei" in capsys.readouterr().out
+    # the three forms of the result score 1 against each other
+    for kind in ("submission.csv", "instances.json"):
+        assert (
+            main(
+                [
+                    "evaluate",
+                    "--truth",
+                    str(out),
+                    "--pred",
+                    str(out / kind),
+                    "--json",
+                    str(tmp_path / "s.json"),
+                ]
+            )
+            == 0
+        )
+        assert json.loads((tmp_path / "s.json").read_text())["dsb_score"] == 1
+    # results are not replaced unless asked for
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_odd_files_are_skipped_told_and_counted(folder, tmp_path, capsys):
+    (folder / "broken.png").write_bytes(b"\x89PNG and no more")
+    (folder / "many.tif").write_bytes(b"")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((9, 9, 9, 9), np.uint8))
+    assert main(["segment", str(folder), "--out", str(tmp_path / "o")]) == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert "3 of 5 images were skipped" in told.err
+    assert told.out.count(": skipped, ") == 3
+    run = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert set(run["images"]) == {"f0", "f1"}
+    assert len(run["skipped"]) == 3
+
+
+def usage_cases(tmp_path):
+    image = tmp_path / "i.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a" / "i.png")
+    out = ["--out", str(tmp_path / "o")]
+    return [
+        (["segment", str(tmp_path / "no.png"), *out], "does not exist"),
+        (["segment", str(tmp_path / "empty"), *out], "holds no images"),
+        (["segment", str(image), *out, "--format", "png"], "--format png is not known"),
+        (["segment", str(image), *out, "--score", "2"], "score='2'"),
+        (["segment", str(image), *out, "--device", "abacus"], "unknown device"),
+        (["segment", str(image), *out, "--weights", "none"], "no weights 'none'"),
+        (["segment", str(image), str(tmp_path / "a"), *out], "would both be written as i"),
+        (["segment", str(image), "--out", str(tmp_path / "file")], "cannot be written"),
+        (["evaluate", "--truth", str(tmp_path / "no"), "--pred", str(image)], "does not exist"),
+        (["train", "nothing", "--data", str(tmp_path), *out], "no recipe 'nothing'"),
+        (["train", "from-scratch", "--data", str(tmp_path / "empty"), *out], "no annotated images"),
+        (["train", "from-scratch", "--data", ".", *out, "--set", "main.lr=1"], "main.*lr|stages.0.lr"),
+        (["train", "from-scratch", "--data", ".", *out, "--resume"], "nothing to resume"),
+        (["weights", "info", "nobody"], "no weights"),
+        (["sample", "fluorescence", "--out", str(tmp_path / "x.doc")], "end the name with"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, number):
+    import re
+
+    arguments, says = usage_cases(tmp_path)[number]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(says, error)
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["segment"], ["dance"], ["sample", "cat", "--out", "x.png"]])
+def test_bad_usage_is_one_line_and_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_samples_weights_and_version(tmp_path, capsys):
+    assert main(["sample", "tissue", "--out", str(tmp_path / "t.png")]) == 0
+    assert read_image(tmp_path / "t.png").shape == (512, 512, 3)
+    capsys.readouterr()
+    assert main(["weights", "list"]) == 0
+    assert "nuclei" in capsys.readouterr().out
+    assert main(["weights", "info", "nuclei"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["classes"] == ["nucleus"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_deepretina", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "segment" in done.stdout
+
+
+def save(folder, name, labels):
+    folder.mkdir(exist_ok=True)
+    tifffile.imwrite(folder / f"{name}.tif", labels.astype(np.int32))
+
+
+def test_evaluate_tells_what_is_missing(tmp_path, capsys):
+    labels = np.array([[1, 1], [0, 2]])
+    save(tmp_path / "t", "a", labels)
+    save(tmp_path / "t", "b", labels)
+    save(tmp_path / "p", "a", labels)
+    both = ["evaluate", "--truth", str(tmp_path / "t"), "--pred", str(tmp_path / "p")]
+    out = tmp_path / "s.json"
+    assert main([*both, "--json", str(out)]) == 0
+    assert "1 images of the truth have no prediction" in capsys.readouterr().err
+    assert json.loads(out.read_text())["dsb_score"] == 1
+    assert main([*both, "--all", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["dsb_score"] == 0.5
+    save(tmp_path / "p", "stranger", labels)
+    assert main(both) == 2
+    assert "stranger" in capsys.readouterr().err
+    (tmp_path / "p" / "stranger.tif").unlink()
+    save(tmp_path / "p", "a", labels[:1])
+    assert main(both) == 2
+    assert "the prediction is (1, 2)" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""Arrows between rooms run one way."""
+
+import subprocess
+import sys
+
+import pytest
+
+GUI = ("napari", "qtpy", "PyQt6", "PyQt5", "PySide6", "magicgui", "superqt", "vispy")
+TORCH = ("torch", "torchvision", "lightning")
+
+
+def import_all(packages, blocked):
+    """Import every module of some packages in a fresh interpreter where others cannot be imported."""
+    script = f"""
+import importlib, pkgutil, sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+for package in {packages!r}:
+    module = importlib.import_module(package)
+    for info in pkgutil.walk_packages(getattr(module, "__path__", []), package + "."):
+        if "._widgets" not in info.name and not info.name.endswith("__main__"):
+            importlib.import_module(info.name)
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("packages", "blocked"),
+    [
+        (("napari_deepretina",), GUI),
+        (
+            tuple(f"napari_deepretina.{r}" for r in ("instances", "postprocess", "evaluation")),
+            GUI + TORCH,
+        ),
+    ],
+    ids=["engines without Qt and napari", "arrays without torch"],
+)
+def test_rooms_import_without_what_they_must_not_know(packages, blocked):
+    done = import_all(packages, blocked)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_works():
+    assert import_all(("napari_deepretina._widgets.segment",), GUI).returncode != 0
+
+
+def test_importing_the_package_is_light():
+    script = (
+        "import sys, napari_deepretina; print([m for m in ('torch', 'numpy', 'qtpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
