@@ -84,6 +84,29 @@ def test_odd_files_are_skipped_told_and_counted(folder, tmp_path, capsys):
     assert len(run["skipped"]) == 3
 
 
+def test_a_part_of_the_split_is_segmented_alone(tmp_path, capsys):
+    for kind in ("images", "labels"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    for i in range(3):
+        image, labels = synthetic_nuclei((100, 120), 8, diameter=26, seed=i)
+        Image.fromarray(image).save(tmp_path / "set" / "images" / f"f{i}.png")
+        tifffile.imwrite(tmp_path / "set" / "labels" / f"f{i}.tif", labels)
+    segment = ["segment", str(tmp_path / "set"), "--part", "val", "--out", str(tmp_path / "out")]
+    assert main(segment) == 2
+    assert "no split.json" in capsys.readouterr().err
+    split = tmp_path / "set_split.json"
+    split.write_text(json.dumps({"train": ["f0", "f1"], "val": ["f2"]}))
+    assert main(segment) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"f2.tif", "run.json"}
+    assert main(["evaluate", "--truth", str(tmp_path / "set"), "--pred", str(tmp_path / "out")]) == 0
+    split.write_text(json.dumps({"train": [], "val": ["elsewhere"]}))
+    assert main([*segment, "--overwrite"]) == 2
+    assert "none of the images" in capsys.readouterr().err
+    alone = ["segment", str(tmp_path / "set" / "images" / "f0.png"), "--part", "val", "--out", str(tmp_path)]
+    assert main(alone) == 2
+    assert "is a single file" in capsys.readouterr().err
+
+
 def usage_cases(tmp_path):
     image = tmp_path / "i.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)

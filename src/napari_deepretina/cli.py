@@ -60,6 +60,11 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="comma-separated: labels, rle, coco, rois, overlay (default labels)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--part",
+        choices=("train", "val"),
+        help="only these images of the split in or beside the input (default all)",
+    )
     _add_settings(parser)
     parser.set_defaults(run=_segment)
 
@@ -96,7 +101,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         if k.startswith("setting_") and v is not None
     }
     result = segment_files(
-        find_sources(arguments.inputs),
+        find_sources(arguments.inputs, arguments.part),
         arguments.out,
         make_settings(**given),
         formats=formats,

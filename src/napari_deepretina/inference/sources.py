@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_deepretina.data.files import Folder, Tree, decode_image, is_image, open_tree, stem
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
+from napari_deepretina.data.split import find_split
 from napari_deepretina.errors import UserError
 
 
@@ -33,19 +34,24 @@ class Source:
     read: Callable[[], NDArray[Any]]
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_sources(inputs: Sequence[str], part: str | None = None) -> list[Source]:
     """Images behind files, folders, globs, zips and Kaggle folders, in order.
 
     In a folder or zip of image/label pairs or of the Kaggle layout only the images count; in any
     other folder, every image file directly in it. Files given by name need not look like images:
     reading tells.
 
+    Parameters
+    ----------
+    part : ``train`` or ``val``: only that part of the split that lies in or beside each input.
+
     Raises
     ------
     UserError
-        If an input does not exist or holds no image, or two images would share a name.
+        If an input does not exist or holds no image, two images would share a name, or a part is
+        asked for where there is no split.
     """
-    sources = [s for text in inputs for s in _sources(text)]
+    sources = [s for text in inputs for s in _sources(text, part)]
     seen: dict[str, Source] = {}
     for source in sources:
         if source.name in seen:
@@ -57,18 +63,21 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     return sources
 
 
-def _sources(text: str) -> Iterator[Source]:
+def _sources(text: str, part: str | None) -> Iterator[Source]:
     path = Path(text).expanduser()
     if path.is_dir() or path.suffix.lower() == ".zip":
-        found = list(_in_tree(path))
+        tree = open_tree(path)
+        found = list(_in_tree(path, tree))
         if not found:
             raise UserError(f"{text} holds no images that are read here")
-        yield from found
+        yield from _of_part(found, tree, part) if part else found
     elif path.is_file():
+        if part:
+            raise UserError(f"--part {part} needs a folder or zip with a split, {text} is a single file")
         yield _file(path)
     elif matches := sorted(glob.glob(str(path))):
         for match in matches:
-            yield from _sources(match)
+            yield from _sources(match, part)
     else:
         raise UserError(f"{text} does not exist, and no file matches it")
 
@@ -78,8 +87,18 @@ def _file(path: Path) -> Source:
     return Source(stem(path.name), str(path), partial(_read, folder, path.name, str(path)))
 
 
-def _in_tree(path: Path) -> Iterator[Source]:
-    tree = open_tree(path)
+def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
+    split = find_split(tree)
+    if split is None:
+        raise UserError(f"--part {part}: there is no split.json in {tree.path} and no *_split.json beside it")
+    chosen = set(split.part(part))
+    kept = [s for s in sources if s.name in chosen]
+    if not kept:
+        raise UserError(f"none of the images in {tree.path} is in part {part!r} of {split.source}")
+    return kept
+
+
+def _in_tree(path: Path, tree: Tree) -> Iterator[Source]:
     names = [n for n in tree.names() if is_image(n)]
     folders = {n.rsplit("/", 1)[0].rsplit("/", 1)[-1].lower() for n in names if "/" in n}
     paired = bool(folders & set(IMAGE_FOLDERS)) and bool(folders & set(LABEL_FOLDERS))
