@@ -2,9 +2,9 @@
 
 ``python benchmarks/segment_speed.py [--runs 5] [--weights NAME…]``
 
-torchvision's `maskrcnn_resnet50_fpn` runs as it comes: it scales the short side to 800, keeps 100 detections at
-most and pastes each into a full frame. Its weights are random here (none come with the package), so its score
-floor is set to 0 to make it draw masks at all; a second row lets it keep as many as there are nuclei.
+torchvision's `maskrcnn_resnet50_fpn` runs as it comes: it scales the short side to 800, keeps 100 detections
+at most and pastes each into a full frame. Its weights are random here (none come with the package), so its
+score floor is set to 0 to make it draw masks at all; a second row lets it keep as many as there are nuclei.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def full_frame_masks(target: Target) -> Tensor:
 
 
 def their_loss(logits: Tensor, regions: Tensor, target: Target, matched: Tensor) -> Tensor:
-    """torchvision's own, on full-frame masks."""
+    """The loss of torchvision, on full-frame masks."""
     loss: Tensor = maskrcnn_loss(logits, [regions], [full_frame_masks(target)], [target.classes], [matched])
     return loss
 

@@ -67,6 +67,15 @@ def test_the_public_call_needs_nothing_but_an_image():
     assert (instances.scores >= 0.9).all()
 
 
+def test_masks_that_would_be_thrown_away_are_not_drawn(nuclei_model):
+    chosen = SegmentSettings(score=0.6)
+    spared, loose = (
+        drain(segment_steps(FIELD[0], nuclei_model, chosen, tunable=tunable)) for tunable in (False, True)
+    )
+    assert len(spared.prediction.raw) < len(loose.prediction.raw)
+    assert np.array_equal(spared.labels, loose.labels)
+
+
 def test_running_twice_gives_the_same(nuclei_model):
     once, again = (segment(FIELD[0], model=nuclei_model) for _ in range(2))
     assert np.array_equal(once.labels, again.labels)

@@ -71,4 +71,4 @@ def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
-    return (yield from segment_steps(image, model, settings))
+    return (yield from segment_steps(image, model, settings, tunable=True))

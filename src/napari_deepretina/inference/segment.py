@@ -18,8 +18,9 @@ from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Progress, Steps, drain
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel, load_model
-from napari_deepretina.postprocess import postprocess
+from napari_deepretina.postprocess import PostprocessSettings, postprocess
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,22 @@ def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings
     return drain(segment_steps(np.asarray(image), model, checked))
 
 
-def segment_steps(image: NDArray[Any], model: LoadedModel, settings: SegmentSettings) -> Steps[Segmentation]:
-    """The same in steps: progress at each, cancelled by closing the generator."""
+def segment_steps(
+    image: NDArray[Any], model: LoadedModel, settings: SegmentSettings, *, tunable: bool = False
+) -> Steps[Segmentation]:
+    """The same in steps: progress at each, cancelled by closing the generator.
+
+    With `tunable`, raw detections under the settings' thresholds are kept as well, which takes longer
+    and changes nothing else.
+    """
     begun = time.perf_counter()
+    chosen = settings.postprocessing(model.info)
+    limits = Limits() if tunable else strict_limits(chosen)
     prediction = yield from predict(
-        model, select_channel(image, settings.channel), diameter=settings.diameter
+        model, select_channel(image, settings.channel), diameter=settings.diameter, limits=limits
     )
     detected = time.perf_counter()
     yield Progress(0.92, "post-processing")
-    chosen = settings.postprocessing(model.info)
     instances = postprocess(prediction.raw, chosen)
     labels = instances.to_labels()
     return Segmentation(
@@ -130,6 +138,17 @@ def segment_steps(image: NDArray[Any], model: LoadedModel, settings: SegmentSett
             "sha256": model.sha256,
             "classes": "\n".join(model.info.architecture.classes),
         },
+    )
+
+
+def strict_limits(chosen: PostprocessSettings) -> Limits:
+    """Limits that spare the masks which post-processing would throw away.
+
+    Thinning is greedy from the highest score down, so what goes early changes nothing for the rest.
+    """
+    loose = Limits()
+    return loose.model_copy(
+        update={"score": max(loose.score, chosen.score), "nms": min(loose.nms, chosen.nms)}
     )
 
 
