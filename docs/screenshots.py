@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("image", nargs="?")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer()
     viewer.window.resize(1500, 950)
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
@@ -60,7 +61,7 @@ def main() -> None:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
 
     click()
-    pause(1.0)
+    pause(2.0)
     shoot(viewer, arguments.out / "segment-error.png")
     if arguments.image:
         viewer.open(arguments.image)

@@ -7,14 +7,23 @@ from typing import Any, Literal
 
 import napari.viewer
 import numpy as np
-from magicgui.widgets import ComboBox, Container, FloatSlider, FloatSpinBox, PushButton
+from magicgui.widgets import ComboBox, FloatSlider, FloatSpinBox, PushButton
 from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import show_error, show_info, show_warning
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QLabel,
+    QMessageBox,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_deepretina._widgets.jobs import Failure, ModelCache, guarded, segment_job
 from napari_deepretina._widgets.own_labels import is_edited, is_ours, sign
@@ -88,9 +97,10 @@ class SegmentWidget(QWidget):
             "diameter": self.diameter,
             "result": self.result,
         }
-        form = Container(widgets=list(controls.values()), labels=True)
+        form = QFormLayout()
         for name, control in controls.items():
             control.native.setObjectName(name)
+            form.addRow(control.label, control.native)
         self.diameter.native.setSpecialValueText("automatic")
         self.image.changed.connect(self._refresh_channels)
         self.weights.changed.connect(self._take_advice)
@@ -105,8 +115,8 @@ class SegmentWidget(QWidget):
         self.status.setObjectName("status")
         self.status.setWordWrap(True)
         layout = QVBoxLayout(self)
-        self._form = form
-        for part in (form.native, self.run_button, self.bar, self.status):
+        layout.addLayout(form)
+        for part in (self.run_button, self.bar, self.status):
             layout.addWidget(part)
         layout.addStretch()
         self._take_advice()
@@ -324,8 +334,9 @@ class SegmentWidget(QWidget):
     def _say(self, message: str, notify: Any) -> None:
         """Tell it in the panel, where it stays, and as a notification."""
         theme = get_theme(self._viewer.theme)
-        colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.text)
-        self.status.setStyleSheet(f"color: {colour.as_hex()}")
+        colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.current)
+        # The theme's red is made for icons: as text on the dark theme it can hardly be read.
+        self.status.setStyleSheet(f"border-left: 4px solid {colour.as_hex()}; padding: 4px 0 4px 8px")
         self.status.setText(message)
         notify(message)
 
