@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.instances.labels import LabelImage, bounding_boxes
+
+_UNSET: Any = None
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Instances:
     scores : (N,) float32 in 0…1 (1 for objects drawn by a person or read from a file).
     classes : (N,) int32.
     shape : (height, width) of the image.
+    votes : (N,) int32, how many views saw each object; 1 where there was one view only.
+    sources : (N,) int64, the raw detection behind each object, -1 if there is none. It names an object
+        across changes of settings.
     """
 
     boxes: NDArray[np.int64]
@@ -30,11 +36,17 @@ class Instances:
     scores: NDArray[np.float32]
     classes: NDArray[np.int32]
     shape: tuple[int, int]
+    votes: NDArray[np.int32] = _UNSET
+    sources: NDArray[np.int64] = _UNSET
 
     def __post_init__(self) -> None:
-        lengths = {len(self.boxes), len(self.masks), len(self.scores), len(self.classes)}
-        if len(lengths) > 1:
-            raise ValueError(f"boxes, masks, scores and classes differ in length: {lengths}")
+        if self.votes is _UNSET:
+            object.__setattr__(self, "votes", np.ones(len(self.masks), np.int32))
+        if self.sources is _UNSET:
+            object.__setattr__(self, "sources", np.full(len(self.masks), -1, np.int64))
+        lengths = {f.name: len(getattr(self, f.name)) for f in fields(self) if f.name != "shape"}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"fields differ in length: {lengths}")
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -47,7 +59,13 @@ class Instances:
             scores=self.scores[chosen],
             classes=self.classes[chosen],
             shape=self.shape,
+            votes=self.votes[chosen],
+            sources=self.sources[chosen],
         )
+
+    def with_masks(self, boxes: NDArray[np.int64], masks: Sequence[NDArray[np.bool_]]) -> Instances:
+        """The same objects with other frames and masks."""
+        return replace(self, boxes=boxes, masks=tuple(masks))
 
     def __iter__(self) -> Iterator[tuple[tuple[slice, slice], NDArray[np.bool_]]]:
         """Yield ``(rows, columns), mask`` for each object: ``image[rows, columns][mask]``."""

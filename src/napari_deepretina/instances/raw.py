@@ -24,6 +24,7 @@ class RawInstances:
     classes : (N,) int32, index into the model's class names; 0 is background and never occurs.
     views, tiles : (N,) int32, index into the plan's views and tiles.
     shape : (height, width) of that image.
+    view_count : how many views were looked at, those without any detection included.
     fingerprint : str, identifies weights and plan; equal fingerprints mean equal detections.
     """
 
@@ -35,6 +36,7 @@ class RawInstances:
     tiles: NDArray[np.int32]
     shape: tuple[int, int]
     fingerprint: str = ""
+    view_count: int = 1
 
     _PER_DETECTION = ("boxes", "scores", "masks", "classes", "views", "tiles")
 
@@ -81,7 +83,8 @@ class RawInstances:
         if len({p.shape for p in parts}) > 1:
             raise ValueError(f"parts of different images: {sorted({p.shape for p in parts})}")
         joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in cls._PER_DETECTION}
-        return cls(**joined, shape=parts[0].shape, fingerprint=parts[0].fingerprint)
+        views = max(p.view_count for p in parts)
+        return cls(**joined, shape=parts[0].shape, fingerprint=parts[0].fingerprint, view_count=views)
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.postprocess.pairs import Pairs, overlapping_pairs
+
 
 def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: float) -> NDArray[np.int64]:
     """Indices of the boxes kept, highest score first.
@@ -16,22 +18,38 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: 
     iou_threshold : a box goes if its IoU with a kept one is strictly above this. A box without
         area overlaps nothing.
     """
+    alive = survivors(overlapping_pairs(boxes).above(iou_threshold), scores)
     order = np.argsort(-scores, kind="stable")
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes[order].astype(np.float64).T)
-    area = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
-    alive = np.ones(len(order), bool)
-    # Boxes sorted by their left edge: only those within reach of a box can meet it.
-    by_left = np.argsort(x0, kind="stable")
-    left = x0[by_left]
-    widest = float((x1 - x0).max()) if len(x0) else 0.0
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        low, high = np.searchsorted(left, (x0[i] - widest, x1[i]))
-        near = by_left[low:high]
-        near = near[near > i]
-        overlap = np.clip(np.minimum(x1[near], x1[i]) - np.maximum(x0[near], x0[i]), 0, None)
-        overlap *= np.clip(np.minimum(y1[near], y1[i]) - np.maximum(y0[near], y0[i]), 0, None)
-        union = area[near] + area[i] - overlap
-        alive[near[overlap > iou_threshold * np.maximum(union, 1e-12)]] = False
-    return order[alive]
+    return order[alive[order]]
+
+
+def survivors(
+    pairs: Pairs, scores: NDArray[np.float32], among: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Which boxes greedy suppression keeps, given the pairs that exclude each other.
+
+    All boxes without a better rival are kept at once and theirs go, until nothing changes: the same
+    answer as one by one from the best down, in a few passes over the pairs.
+
+    Parameters
+    ----------
+    scores : (N,); of equal ones the first is better.
+    among : (N,) only these take part; by default all.
+
+    Returns
+    -------
+    (N,) bool.
+    """
+    alive = np.ones(len(scores), bool) if among is None else among.copy()
+    # first < second, so on equal scores the first one wins
+    first_wins = scores[pairs.first] >= scores[pairs.second]
+    winner = np.where(first_wins, pairs.first, pairs.second)
+    loser = np.where(first_wins, pairs.second, pairs.first)
+    while True:
+        open_pairs = alive[winner] & alive[loser]
+        winner, loser = winner[open_pairs], loser[open_pairs]
+        if not len(winner):
+            return alive
+        beaten = np.zeros(len(alive), bool)
+        beaten[loser] = True
+        alive[loser[~beaten[winner]]] = False

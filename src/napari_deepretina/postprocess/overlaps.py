@@ -41,11 +41,5 @@ def resolve_overlaps(
         kept.append(i)
         masks.append(free)
     index = np.asarray(kept, np.int64)
-    chosen = Instances(
-        instances.boxes[index],
-        tuple(masks),
-        instances.scores[index],
-        instances.classes[index],
-        instances.shape,
-    )
-    return chosen, index
+    chosen = instances[index]
+    return chosen.with_masks(chosen.boxes, masks), index

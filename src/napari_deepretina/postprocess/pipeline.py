@@ -1,32 +1,135 @@
-"""RawInstances → Instances."""
+"""RawInstances → Instances, again and again while a person moves the sliders."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_deepretina.instances import Instances, RawInstances
-from napari_deepretina.postprocess.masks import dilate, place_masks
-from napari_deepretina.postprocess.nms import nms
+from napari_deepretina.postprocess.masks import place_masks, without_holes
+from napari_deepretina.postprocess.nms import survivors
+from napari_deepretina.postprocess.original import dilated, finish, merge_views
 from napari_deepretina.postprocess.overlaps import resolve_overlaps
+from napari_deepretina.postprocess.pairs import Pairs, overlapping_pairs
 from napari_deepretina.postprocess.settings import PostprocessSettings
+from napari_deepretina.postprocess.votes import group_views, vote
 
 
 def postprocess(raw: RawInstances, settings: PostprocessSettings | None = None) -> Instances:
     """Apply a person's settings to what the network found.
 
-    Score floor, box NMS (classes compete with each other), mask threshold, dilation, overlaps,
-    smallest area, in this order.
+    Score floor, box NMS in each view (classes compete with each other), mask threshold, votes of the
+    views, holes, dilation, overlaps, areas and border, in this order.
 
     Returns
     -------
     Instances
-        Disjoint, highest score first; ``to_labels()`` paints them.
+        Disjoint, highest score first; ``to_labels()`` paints them. ``sources`` are places in `raw`.
     """
-    settings = settings or PostprocessSettings()
-    raw = raw[raw.scores >= settings.score]
-    raw = raw[nms(raw.boxes, raw.scores, settings.nms)]
-    frames, masks = place_masks(raw.masks, raw.boxes, raw.shape, settings.mask_threshold)
-    for i, mask in enumerate(masks):
-        frames[i], masks[i] = dilate(frames[i], mask, settings.dilation, raw.shape)
-    placed = Instances(frames, tuple(masks), raw.scores, raw.classes.astype(np.int32, copy=False), raw.shape)
-    return resolve_overlaps(placed, max_lost=settings.max_lost, min_area=settings.min_area)[0]
+    return Postprocessor(raw)(settings or PostprocessSettings())
+
+
+class Postprocessor:
+    """`postprocess` for one set of raw detections and many settings: keeps what settings share."""
+
+    def __init__(self, raw: RawInstances) -> None:
+        self.raw = raw
+        self._pairs: Pairs | None = None
+        self._thinned: tuple[tuple[float, float, int], NDArray[np.int64]] | None = None
+        self._grouped: tuple[tuple[float, float, int, float], NDArray[np.int64]] | None = None
+
+    def __call__(self, settings: PostprocessSettings) -> Instances:
+        """The final instances for one choice of settings."""
+        views = min(settings.views or self.raw.view_count, self.raw.view_count)
+        votes = min(settings.votes, views) or -(-views // 3)
+        kept = self._thin(settings, views)
+        raw = self.raw[kept]
+        if settings.method == "original":
+            instances = _original(raw, settings, views, votes)
+        elif views > 1:
+            leader = self._group(raw, settings, views)
+            instances = vote(
+                raw,
+                leader,
+                votes=votes,
+                mask_threshold=settings.mask_threshold,
+                dilation=0 if settings.fill_holes else settings.dilation,
+            )
+            instances = _resolved(instances, settings)
+        else:
+            instances = _placed(raw, settings.mask_threshold, 0 if settings.fill_holes else settings.dilation)
+            instances = _resolved(instances, settings)
+        instances = _chosen(instances, settings)
+        return replace(instances, sources=kept[instances.sources])
+
+    def _thin(self, settings: PostprocessSettings, views: int) -> NDArray[np.int64]:
+        """Detections above the score floor that NMS leaves, highest score first."""
+        key = (settings.score, settings.nms, views)
+        if self._thinned is None or self._thinned[0] != key:
+            raw = self.raw
+            if self._pairs is None:
+                self._pairs = overlapping_pairs(raw.boxes, raw.views)
+            among = (raw.scores >= settings.score) & (raw.views < views)
+            alive = survivors(self._pairs.above(settings.nms), raw.scores, among)
+            order = np.argsort(-raw.scores, kind="stable")
+            self._thinned = key, order[alive[order]]
+        return self._thinned[1]
+
+    def _group(self, raw: RawInstances, settings: PostprocessSettings, views: int) -> NDArray[np.int64]:
+        key = (settings.score, settings.nms, views, settings.merge_iou)
+        if self._grouped is None or self._grouped[0] != key:
+            self._grouped = key, group_views(raw, settings.merge_iou)
+        return self._grouped[1]
+
+
+def _placed(raw: RawInstances, mask_threshold: float, dilation: int = 0) -> Instances:
+    frames, masks = place_masks(raw.masks, raw.boxes, raw.shape, mask_threshold, dilation=dilation)
+    sources = np.arange(len(raw), dtype=np.int64)
+    return Instances(frames, tuple(masks), raw.scores, raw.classes, raw.shape, sources=sources)
+
+
+def _resolved(instances: Instances, settings: PostprocessSettings) -> Instances:
+    """Holes filled if wanted (and only then dilated), every pixel given to one object."""
+    if settings.fill_holes:
+        instances = instances.with_masks(instances.boxes, [without_holes(m) for m in instances.masks])
+        instances = dilated(instances, settings.dilation)
+    return resolve_overlaps(instances, max_lost=settings.max_lost)[0]
+
+
+def _original(raw: RawInstances, settings: PostprocessSettings, views: int, votes: int) -> Instances:
+    """As Deep Retina did: see `napari_deepretina.postprocess.original`."""
+    placed = _placed(raw, settings.mask_threshold)
+    if views > 1:
+        each = [placed[raw.views == view] for view in range(views)]
+        placed = merge_views(each, votes_above=votes - 1, merge_iou=settings.merge_iou)
+    if settings.fill_holes:
+        placed = placed.with_masks(placed.boxes, [without_holes(m) for m in placed.masks])
+    done = finish(placed, dilation=settings.dilation, threshold=settings.max_lost, by_score=views == 1)
+    return done[np.argsort(-done.scores, kind="stable")]
+
+
+def _chosen(instances: Instances, settings: PostprocessSettings) -> Instances:
+    """Those of a wanted size, and not at the border if that is asked for."""
+    areas = instances.areas
+    keep = areas >= settings.min_area
+    if settings.max_area:
+        keep &= areas <= settings.max_area
+    if settings.drop_border:
+        keep &= ~at_border(instances)
+    return instances if keep.all() else instances[keep]
+
+
+def at_border(instances: Instances) -> NDArray[np.bool_]:
+    """(N,) bool: which objects have a pixel on the image's border."""
+    height, width = instances.shape
+    found = np.zeros(len(instances), bool)
+    for i, ((x0, y0, x1, y1), mask) in enumerate(zip(instances.boxes.tolist(), instances.masks, strict=True)):
+        found[i] = (
+            (y0 == 0 and mask[0].any())
+            or (x0 == 0 and mask[:, 0].any())
+            or (y1 == height and mask[-1].any())
+            or (x1 == width and mask[:, -1].any())
+        )
+    return found

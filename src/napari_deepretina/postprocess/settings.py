@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -16,9 +18,23 @@ class PostprocessSettings(BaseModel):
     """Of two boxes that overlap by more than this IoU, the one with the lower score goes."""
     mask_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Pixels with a higher probability belong to the nucleus."""
-    dilation: int = Field(default=0, ge=0, le=20)
-    """Times that each mask grows by the 3×3 cross."""
+    dilation: int = Field(default=0, ge=-20, le=20)
+    """Times that each mask grows by the 3×3 cross; below 0, times that it shrinks."""
     min_area: int = Field(default=4, ge=1)
     """Smaller nuclei are left out."""
+    max_area: int = Field(default=0, ge=0)
+    """Larger nuclei are left out; 0 sets no limit."""
+    fill_holes: bool = False
+    """Fill holes inside each nucleus."""
+    drop_border: bool = False
+    """Leave out nuclei that touch the image's border."""
     max_lost: float = Field(default=0.7, ge=0, le=1)
     """A nucleus that loses more than this share of its pixels to better ones is left out."""
+    views: int = Field(default=0, ge=0)
+    """With several views: how many of them count, from the first on; 0 takes all."""
+    votes: int = Field(default=0, ge=0)
+    """With several views: how many must agree on a pixel; 0 takes a third of them, as the original did."""
+    merge_iou: float = Field(default=0.6, gt=0, lt=1)
+    """Detections of two views that overlap by at least this IoU are the same nucleus."""
+    method: Literal["corrected", "original"] = "corrected"
+    """original repeats Deep Retina with all its quirks; corrected gives an overlap to the higher score."""
