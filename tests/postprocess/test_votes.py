@@ -130,9 +130,8 @@ def test_pixels_with_enough_votes_stay():
     raw = views_of(1)
     for votes in range(1, 6):
         settings = PostprocessSettings(votes=votes, nms=0.3, max_lost=1, min_area=1, dilation=0)
-        for (window, mask), source in zip(
-            *(lambda i: (i, i.sources))(postprocess(raw, settings)), strict=True
-        ):
+        found = postprocess(raw, settings)
+        for (window, mask), source in zip(found, found.sources, strict=True):
             group = np.flatnonzero(
                 np.abs(raw.boxes - raw.boxes[source]).max(axis=1) < 6
             )  # shaken by less than that

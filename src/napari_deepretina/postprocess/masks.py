@@ -130,7 +130,7 @@ def _weights(
     place = np.clip(place, 0, cells - 1)
     outside = (centres < low) | (centres > high)
     # A box side under a pixel may hold no pixel centre: the pixels it touches stay, so nothing vanishes.
-    thin = outside.all(axis=1, keepdims=True)
+    thin = np.ceil(low - np.float32(0.5)) + np.float32(0.5) > high
     outside = np.where(thin, (centres < np.floor(low)) | (centres > np.ceil(high)), outside)
     below = place.astype(np.intp)
     share = place - below
