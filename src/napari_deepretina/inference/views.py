@@ -84,8 +84,9 @@ def shift_channels(
     image: NDArray[np.float32], largest: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Shift each channel of (H, W, C) by U(-largest, largest), within the image's own range."""
-    shifts = rng.uniform(-largest, largest, image.shape[2]).astype(np.float32)
-    return np.clip(image + shifts, image.min(), image.max())
+    shifts = np.asarray(rng.uniform(-largest, largest, image.shape[2]), np.float32)
+    shifted: NDArray[np.float32] = np.clip(image + shifts, image.min(), image.max())
+    return shifted
 
 
 def _all(flips: Sequence[tuple[bool, bool]], turns: Sequence[int]) -> tuple[View, ...]:
@@ -96,9 +97,9 @@ _FLIPS = ((False, False), (False, True), (True, False), (True, True))
 # Flips, quarter turns, channel shift, scales of height and width: the fifteen of the original.
 _DEEP_RETINA = (
     ("", 0, 0, 1, 1), ("", 0, 0, 2, 2), ("", 0, 0, 0.7, 0.8), ("", 0, 15, 1.5, 1.5),
-    ("ud lr", 1, 0, 0.9, 0.8), ("ud", 2, 7, 1.1, 1.2), ("lr", 3, 10, 0.5, 0.5), ("lr", 3, 10, 1, 1.2), ("ud lr", 2, 25, 1, 1),
-    ("ud lr", 2, 25, 1, 1), ("lr", 3, 5, 1, 1), ("ud", 1, 15, 1, 1), ("ud lr", 3, 15, 1, 0.9),
-    ("lr", 3, 10, 1.5, 1.5), ("", 3, 5, 1.2, 1),
+    ("ud lr", 1, 0, 0.9, 0.8), ("ud", 2, 7, 1.1, 1.2), ("lr", 3, 10, 0.5, 0.5), ("lr", 3, 10, 1, 1.2),
+    ("ud lr", 2, 25, 1, 1), ("ud lr", 2, 25, 1, 1), ("lr", 3, 5, 1, 1), ("ud", 1, 15, 1, 1),
+    ("ud lr", 3, 15, 1, 0.9), ("lr", 3, 10, 1.5, 1.5), ("", 3, 5, 1.2, 1),
 )  # fmt: skip
 
 PRESETS: dict[str, tuple[View, ...]] = {
