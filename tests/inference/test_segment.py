@@ -14,6 +14,7 @@ from napari_deepretina.inference.predict import predict
 from napari_deepretina.inference.segment import segment, segment_steps
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import drain
+from napari_deepretina.inference.views import PRESETS, resolve_views
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.weights import LoadedModel, WeightsInfo
@@ -74,6 +75,42 @@ def test_masks_that_would_be_thrown_away_are_not_drawn(nuclei_model):
     )
     assert len(spared.prediction.raw) < len(loose.prediction.raw)
     assert np.array_equal(spared.labels, loose.labels)
+
+
+@pytest.mark.parametrize("tta", ["flips", "flips-rotations", "deep-retina"])
+@pytest.mark.parametrize("method", ["corrected", "original"])
+def test_several_views_agree_on_the_nuclei(nuclei_model, tta, method):
+    image, truth = FIELD
+    result = segment(image, model=nuclei_model, tta=tta, method=method, score=0.6)
+    assert match(truth, result.labels).counts(0.5)[0] >= 0.8 * truth.max()
+    views = len(PRESETS[tta])
+    assert result.prediction.raw.view_count == views
+    assert set(result.prediction.raw.views.tolist()) == set(range(views))
+    assert result.instances.votes.max() == views
+    assert result.instances.votes.min() >= -(-views // 3)
+
+
+def test_views_of_the_same_pixels_are_looked_at_once(nuclei_model):
+    views = PRESETS["deep-retina"]
+    raw = segment(FIELD[0], model=nuclei_model, tta=views, score=0.6).prediction.raw
+    same = [raw[raw.views == v] for v in (8, 9)]
+    assert np.array_equal(same[0].boxes, same[1].boxes)
+    shifted = segment(FIELD[0], model=nuclei_model, tta=views[8:10], channel_shift_seed=1).prediction.raw
+    assert not np.array_equal(shifted[shifted.views == 0].scores, shifted[shifted.views == 1].scores)
+    again = segment(FIELD[0], model=nuclei_model, tta=views[8:10], channel_shift_seed=1).prediction.raw
+    assert np.array_equal(shifted.scores, again.scores)
+    assert shifted.fingerprint == again.fingerprint != raw.fingerprint
+
+
+def test_views_done_so_far_are_kept(nuclei_model, monkeypatch):
+    monkeypatch.setattr("napari_deepretina.inference.predict.MEGAPIXELS_AT_ONCE", 0.01)
+    views = resolve_views("flips")
+    partials = []
+    for step in predict(nuclei_model, FIELD[0], views=views):
+        if step.partial is not None and (not partials or step.partial is not partials[-1]):
+            partials.append(step.partial)
+    assert [set(p.views.tolist()) for p in partials] == [{0}, {0, 1}, {0, 1, 2}]
+    assert {p.view_count for p in partials} == {4}
 
 
 def test_running_twice_gives_the_same(nuclei_model):
@@ -153,7 +190,7 @@ def test_the_expected_diameter_rescales(nuclei_model):
     [
         ({"score": 3}, "score=3"),
         ({"scoore": 0.5}, "scoore"),
-        ({"tta": "all"}, "tta"),
+        ({"tta": "all"}, "choose none, flips"),
         ({"weights": "/nowhere.safetensors"}, "no weights"),
         ({"device": "tpu"}, "unknown device"),
         ({"diameter": -1}, "diameter"),

@@ -20,7 +20,7 @@ class Plan:
     Attributes
     ----------
     shape : (height, width) of the image, in its own pixels.
-    scale : zoom from image to network pixels, the same for both axes.
+    scale : zoom from image to network pixels, before what a view adds to either axis.
     scaled : (height, width) in network pixels.
     padded : the same, each side filled up to a multiple of 64 at bottom and right.
     """
@@ -35,9 +35,9 @@ class Plan:
         """Millions of pixels that the network will see."""
         return self.padded[0] * self.padded[1] / 1e6
 
-    def fingerprint(self, weights_sha256: str) -> str:
-        """Equal for equal weights and plans."""
-        content = json.dumps([asdict(self), weights_sha256])
+    def fingerprint(self, weights_sha256: str, *more: object) -> str:
+        """Equal for equal weights, plans and whatever else decides the detections."""
+        content = json.dumps([asdict(self), weights_sha256, *more])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -47,6 +47,7 @@ def make_plan(
     *,
     trained_diameter: float,
     diameter: float | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Plan:
     """Plan one image.
 
@@ -56,6 +57,7 @@ def make_plan(
     architecture : its `short_side` is what a short side is scaled up to at least.
     trained_diameter : median nucleus diameter at the network's scale in training, pixels.
     diameter : expected nucleus diameter in pixels of this image; given, it alone decides the scale.
+    size : (height, width) that a view gives the image first; by default its own.
 
     Raises
     ------
@@ -64,8 +66,9 @@ def make_plan(
     """
     if min(shape) < 1:
         raise UserError(f"the image is empty: height × width is {shape[0]}×{shape[1]}")
+    size = size or shape
     if diameter is None:
-        scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(shape)))
+        scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(size)))
     elif not 0 < diameter < float("inf"):
         raise UserError(f"the expected diameter must be above 0 pixels, got {diameter:g}")
     else:
@@ -75,6 +78,6 @@ def make_plan(
                 f"an expected diameter of {diameter:g} pixels would enlarge the image {scale:.0f} "
                 f"times; give at least {trained_diameter / LARGEST_SCALE:.1f}"
             )
-    scaled = (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)))
+    scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     padded = (-(-scaled[0] // PAD_TO) * PAD_TO, -(-scaled[1] // PAD_TO) * PAD_TO)
     return Plan(shape, scale, scaled, padded)

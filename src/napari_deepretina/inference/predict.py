@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,14 @@ from napari_deepretina.data.normalise import as_rgb, normalise
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.steps import Progress, Steps
+from napari_deepretina.inference.views import View, shift_channels
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.weights import LoadedModel
+
+MEGAPIXELS_AT_ONCE = 2.0
+"""Views of the same size go through the network together up to this many; more only costs memory."""
 
 
 @dataclass
@@ -31,12 +37,23 @@ class Prediction:
     """What did not go as asked, e.g. that a GPU ran out of memory and the CPU took over."""
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A view with its plan and its number; the same look may count for several views."""
+
+    numbers: tuple[int, ...]
+    view: View
+    plan: Plan
+
+
 def predict(
     model: LoadedModel,
     image: NDArray[Any],
     *,
     diameter: float | None = None,
     limits: Limits | None = None,
+    views: Sequence[View] = (View(),),
+    channel_shift_seed: int | None = None,
 ) -> Steps[Prediction]:
     """Find raw instances in one image.
 
@@ -46,38 +63,129 @@ def predict(
     image : (H, W) or (H, W, 1|3|4), any real dtype; NaN and infinite pixels count as dark.
     diameter : expected nucleus diameter in pixels; by default images are only scaled up so that
         their short side has 512 pixels.
+    views : ways to look at the image; each detection tells which one it comes from.
+    channel_shift_seed : given, views shift their channels, by draws from this seed.
+
+    Yields
+    ------
+    Progress
+        With several views, ``partial`` holds the raw detections of those done so far.
 
     Returns
     -------
     Prediction, through the generator's return value.
     """
     shape = (as_rgb(image).shape[0], image.shape[1])
-    plan = make_plan(
-        shape,
-        model.info.architecture,
-        trained_diameter=model.info.diameter,
-        diameter=diameter,
-    )
+    looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None)
     yield Progress(0.0, "normalising")
-    batch = lay_out(image, plan)
-    found, device, notes = yield from _detect_somehow(model, batch, limits or Limits())
-    raw = to_raw(found, plan, plan.fingerprint(model.sha256))
+    pixels = normalise(image)
+    found: dict[int, RawInstances] = {}
+    notes: list[str] = []
+    device = model.device
+    for batch in _batches(looks):
+        inputs = torch.cat([lay_out(_seen(pixels, k, channel_shift_seed), k.plan) for k in batch])
+        share = sum(len(look.numbers) for look in batch) / len(views)
+        steps = _detect_somehow(model, inputs, limits or Limits())
+        detections, device, new_notes = yield from _part(steps, len(found) / len(views), share, found, views)
+        notes += [note for note in new_notes if note not in notes]
+        for look, one in zip(batch, detections, strict=True):
+            raw = look.view.restore(to_raw(one, look.plan), shape)
+            found |= {n: replace(raw, views=np.full(len(raw), n, np.int32)) for n in look.numbers}
+    plan = next(look.plan for look in looks if 0 in look.numbers)
+    fingerprint = plan.fingerprint(model.sha256, *(repr(view) for view in views), channel_shift_seed)
+    raw = replace(_joined(found, len(views)), fingerprint=fingerprint)
     return Prediction(raw, plan, device, notes)
 
 
-def lay_out(image: NDArray[Any], plan: Plan) -> torch.Tensor:
-    """Normalise, scale and pad one image to (1, 3, H, W) float32 as its plan says."""
-    pixels = torch.from_numpy(normalise(image).transpose(2, 0, 1))[None]
+def _looks(
+    model: LoadedModel,
+    shape: tuple[int, int],
+    diameter: float | None,
+    views: Sequence[View],
+    *,
+    shifted: bool,
+) -> list[_Look]:
+    """What is to be computed: views that show the same pixels are looked at once."""
+    same: dict[tuple[View, int], list[int]] = defaultdict(list)
+    for number, view in enumerate(views):
+        if shifted and view.channel_shift:  # each draws its own shifts
+            same[view, number].append(number)
+        else:
+            same[view.model_copy(update={"channel_shift": 0.0}), -1].append(number)
+    looks = []
+    for (view, _), numbers in same.items():
+        plan = make_plan(
+            view.turned(shape),
+            model.info.architecture,
+            trained_diameter=model.info.diameter,
+            diameter=diameter,
+            size=view.size(shape),
+        )
+        looks.append(_Look(tuple(numbers), view, plan))
+    return looks
+
+
+def _batches(looks: list[_Look]) -> list[list[_Look]]:
+    """Looks of equal size together, as many as MEGAPIXELS_AT_ONCE allows, in the order of the views."""
+    open_batches: dict[tuple[int, int], list[_Look]] = {}
+    batches: list[list[_Look]] = []
+    for look in looks:
+        size = look.plan.padded
+        batch = open_batches.get(size)
+        if batch is None or (len(batch) + 1) * look.plan.megapixels > MEGAPIXELS_AT_ONCE:
+            batch = open_batches[size] = []
+            batches.append(batch)
+        batch.append(look)
+    return batches
+
+
+def _seen(pixels: NDArray[np.float32], look: _Look, seed: int | None) -> NDArray[np.float32]:
+    turned: NDArray[np.float32] = look.view.orient(pixels)
+    if seed is None or not look.view.channel_shift:
+        return turned
+    return shift_channels(
+        turned, look.view.channel_shift / 255, np.random.default_rng([seed, look.numbers[0]])
+    )
+
+
+def _part(
+    steps: Steps[tuple[list[Detections], torch.device, list[str]]],
+    start: float,
+    share: float,
+    found: dict[int, RawInstances],
+    views: Sequence[View],
+) -> Steps[tuple[list[Detections], torch.device, list[str]]]:
+    """Steps of a few views as a part of the whole, with what the views before them found."""
+    partial = _joined(found, len(views)) if found else None
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: tuple[list[Detections], torch.device, list[str]] = end.value
+            return result
+        told = f"{step.text}, view {len(found) + 1} of {len(views)}" if len(views) > 1 else step.text
+        yield Progress(start + share * step.done, told, partial)
+
+
+def _joined(found: dict[int, RawInstances], view_count: int) -> RawInstances:
+    joined = RawInstances.concatenate([found[n] for n in sorted(found)])
+    return replace(joined, view_count=view_count)
+
+
+def lay_out(pixels: NDArray[np.float32], plan: Plan) -> torch.Tensor:
+    """Scale and pad one normalised (H, W, 3) image to (1, 3, H', W') float32 as its plan says."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     if plan.scaled != plan.shape:
-        pixels = F.interpolate(
-            pixels, size=plan.scaled, mode="bilinear", align_corners=False, antialias=plan.scale < 1
+        smaller = plan.scaled[0] < plan.shape[0] or plan.scaled[1] < plan.shape[1]
+        tensor = F.interpolate(
+            tensor, size=plan.scaled, mode="bilinear", align_corners=False, antialias=smaller
         )
     below, right = plan.padded[0] - plan.scaled[0], plan.padded[1] - plan.scaled[1]
-    return F.pad(pixels, (0, right, 0, below))
+    return F.pad(tensor, (0, right, 0, below))
 
 
-def to_raw(found: Detections, plan: Plan, fingerprint: str) -> RawInstances:
-    """Detections in the image's own pixels; what lies in the padding is left out."""
+def to_raw(found: Detections, plan: Plan) -> RawInstances:
+    """Detections in the pixels of the planned image; what lies in the padding is left out."""
     height, width = plan.shape
     zoom = np.array([plan.scaled[1] / width, plan.scaled[0] / height] * 2, np.float32)
     boxes = (found.boxes.float().cpu().numpy() / zoom).astype(np.float32)
@@ -91,26 +199,28 @@ def to_raw(found: Detections, plan: Plan, fingerprint: str) -> RawInstances:
         views=np.zeros(n, np.int32),
         tiles=np.zeros(n, np.int32),
         shape=plan.shape,
-        fingerprint=fingerprint,
     )
 
 
 def _detect_somehow(
-    model: LoadedModel, batch: torch.Tensor, limits: Limits
-) -> Steps[tuple[Detections, torch.device, list[str]]]:
+    model: LoadedModel, inputs: torch.Tensor, limits: Limits
+) -> Steps[tuple[list[Detections], torch.device, list[str]]]:
     """Detect on the model's device; short of memory, in smaller batches, then on the CPU."""
     notes: list[str] = []
+    small = limits.model_copy(update={"masks_at_once": 16})
     attempts = [
-        (model.device, limits, ""),
-        (model.device, limits.model_copy(update={"masks_at_once": 16}), "smaller batches were tried"),
-        (torch.device("cpu"), limits, "the CPU took over"),
+        (model.device, limits, len(inputs), ""),
+        (model.device, small, 1, "smaller batches were tried"),
+        (torch.device("cpu"), limits, 1, "the CPU took over"),
     ]
-    for device, these, what in attempts:
+    for device, these, at_once, what in attempts:
         if what:
             notes.append(f"{model.device} ran out of memory; {what}")
             yield Progress(0.05, notes[-1])
         try:
-            found = yield from _detect(model.to(device), batch, these)
+            found: list[Detections] = []
+            for part in torch.split(inputs, at_once):
+                found += yield from _detect(model.to(device), part, these)
             return found, device, notes
         except RuntimeError as error:
             if model.device.type == "cpu" or not _out_of_memory(error):
@@ -126,13 +236,13 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-def _detect(model: LoadedModel, batch: torch.Tensor, limits: Limits) -> Steps[Detections]:
+def _detect(model: LoadedModel, inputs: torch.Tensor, limits: Limits) -> Steps[list[Detections]]:
     yield Progress(0.05, "looking for nuclei")
-    steps = model.network.detect(batch.to(model.device), limits)
+    steps = model.network.detect(inputs.to(model.device), limits)
     while True:
         try:
             share = next(steps)
         except StopIteration as end:
             found: list[Detections] = end.value
-            return found[0]
+            return found
         yield Progress(0.05 + 0.85 * share, "drawing masks" if share > 0.5 else "looking for nuclei")

@@ -16,6 +16,7 @@ from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.predict import Prediction, predict
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.views import resolve_views
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
@@ -50,14 +51,15 @@ class Segmentation:
     def features(self) -> dict[str, NDArray[Any]]:
         """Columns of a table with one row a nucleus, row i for label i + 1.
 
-        ``label``, ``score``, ``area`` (pixels), ``class`` (name), ``x0 y0 x1 y1`` (pixels, x1 and y1
-        exclusive; the box of the final mask).
+        ``label``, ``score``, ``votes`` (views that saw it), ``area`` (pixels), ``class`` (name),
+        ``x0 y0 x1 y1`` (pixels, x1 and y1 exclusive; the box of the final mask).
         """
         names = np.array(["background", *self.weights["classes"].split("\n")], dtype=object)
         boxes = tight_boxes(self.instances)
         return {
             "label": np.arange(1, len(self.instances) + 1),
             "score": self.instances.scores.astype(float),
+            "votes": self.instances.votes,
             "area": self.instances.areas,
             "class": names[self.instances.classes],
             **{k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))},
@@ -115,9 +117,13 @@ def segment_steps(
     """
     begun = time.perf_counter()
     chosen = settings.postprocessing(model.info)
-    limits = Limits() if tunable else strict_limits(chosen)
     prediction = yield from predict(
-        model, select_channel(image, settings.channel), diameter=settings.diameter, limits=limits
+        model,
+        select_channel(image, settings.channel),
+        diameter=settings.diameter,
+        limits=Limits() if tunable else strict_limits(chosen),
+        views=resolve_views(settings.tta),
+        channel_shift_seed=settings.channel_shift_seed,
     )
     detected = time.perf_counter()
     yield Progress(0.92, "post-processing")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.inference.views import View
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo
 from napari_deepretina.postprocess import PostprocessSettings
 
@@ -18,8 +19,10 @@ class SegmentSettings(PostprocessSettings):
     """A known name or a path."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    tta: Literal["none"] = "none"
-    """Test-time views; none looks at the image once."""
+    tta: str | tuple[View, ...] = "none"
+    """Test-time views: none, flips, flips-rotations, deep-retina, or a .json list of views."""
+    channel_shift_seed: int | None = Field(default=None, ge=0)
+    """Given, views shift their colour channels at random, as the original meant to; none leaves them."""
     channel: int | None = Field(default=None, ge=0)
     """Position on the last axis of the channel to look at; none uses grey or RGB(A) as it is."""
     diameter: float | None = Field(default=None, gt=0)

@@ -6,15 +6,18 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from napari_deepretina.instances import RawInstances
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: share done, 0…1, and what is happening."""
+    """Where a run stands: share done, 0…1, what is happening, and what there is to show already."""
 
     done: float
     text: str
+    partial: RawInstances | None = None
 
 
 Steps = Generator[Progress, None, T]
