@@ -57,7 +57,7 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--format",
         default="labels",
         metavar="LIST",
-        help="comma-separated: labels, rle, coco, rois, overlay (default labels)",
+        help="comma-separated: labels, rle, coco, polygons, rois, features, overlay (default labels)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from npe2 import PluginManifest
 
 import napari_deepretina
@@ -70,6 +71,43 @@ def test_labels_are_saved_by_suffix(viewer, tmp_path, suffix, writer):
         (read,) = viewer.open(str(path), plugin="napari-deepretina")
         assert np.array_equal(read.data, relabel_sequential(labels))
         assert read.name == "mine"
+
+
+def test_coco_json_comes_back_as_labels_with_scores(viewer, tmp_path):
+    _, labels = synthetic_nuclei((64, 96), 6)
+    path = tmp_path / "x.json"
+    viewer.add_labels(labels, name="mine").save(str(path), plugin="napari-deepretina")
+    viewer.layers.clear()
+    (read,) = viewer.open(str(path), plugin="napari-deepretina")
+    assert np.array_equal(read.data, relabel_sequential(labels))
+    assert read.name == "mine"
+    assert read.features["score"].iloc[1:].tolist() == [1.0] * labels.max()
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "broken.json").write_text("{")
+    from napari_deepretina._widgets.io import get_reader
+
+    assert get_reader(str(tmp_path / "other.json")) is get_reader(str(tmp_path / "broken.json")) is None
+
+
+def test_tables_polygons_and_scaled_tiff_are_written(viewer, tmp_path):
+    from napari_deepretina._widgets import io
+
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:6, 3:9], labels[10:15, 10:12] = 2, 7
+    features = {"label": [0, 2, 7], "score": [np.nan, 0.5, 0.75]}
+    layer = viewer.add_labels(labels, features=features, scale=(0.5, 0.25), units=("um", "um"))
+    data, meta, _ = layer.as_layer_data_tuple()
+    io.write_labels_table(str(tmp_path / "t.csv"), data, meta)
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert lines[0] == "image,label,area,x0,y0,x1,y1,score"
+    assert lines[1:] == ["labels,2,24,3,2,9,6,0.5", "labels,7,10,10,10,12,15,0.75"]
+    io.write_labels_polygons(str(tmp_path / "p.json"), data, meta)
+    (layer_data,) = io.read_coco_layers(str(tmp_path / "p.json"))
+    assert ((layer_data[0] > 0) != (labels > 0)).sum() <= 8
+    io.write_labels_tiff(str(tmp_path / "l.tif"), data, meta)
+    with tifffile.TiffFile(tmp_path / "l.tif") as file:
+        assert 'PhysicalSizeY="0.5"' in file.ome_metadata
+        assert np.array_equal(file.asarray(), labels)
 
 
 def test_a_csv_without_sizes_takes_that_of_the_open_image(viewer, tmp_path):

@@ -1,32 +1,60 @@
-"""napari's readers and writers: RLE CSV in and out, COCO JSON and ImageJ ROIs out."""
+"""napari's readers and writers: RLE CSV and COCO JSON in and out; ROIs, tables and scaled TIFF out."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from napari_deepretina.data.coco import read_coco
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
+from napari_deepretina.export.features import write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
+from napari_deepretina.export.tiff import write_labels
 from napari_deepretina.instances import Instances
 
 LayerData = tuple[Any, dict[str, Any], str]
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for an RLE CSV; None for any other file, so that napari tries other readers."""
-    if not isinstance(path, str) or not path.lower().endswith(".csv"):
+    """A reader for an RLE CSV or COCO JSON; None for other files, so that napari tries other readers."""
+    if not isinstance(path, str):
         return None
+    kind = Path(path).suffix.lower()
+    if kind == ".json":
+        return read_coco_layers if _looks_like_coco(Path(path)) else None
     try:
-        read_rle_csv(Path(path))
+        return read_rle if kind == ".csv" and read_rle_csv(Path(path)) is not None else None
     except UserError:
         return None
-    return read_rle
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """Whether it is worth reading: misfits inside are told by the reader itself."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+
+
+def read_coco_layers(path: str) -> list[LayerData]:
+    """One labels layer an image, with score and class of each object in its features."""
+    layers: list[LayerData] = []
+    for name, instances in read_coco(Path(path)).items():
+        features = {
+            "label": np.arange(len(instances) + 1),
+            "score": np.concatenate([[np.nan], instances.scores.astype(float)]),
+            "class": np.concatenate([[0], instances.classes]),
+        }
+        layers.append((instances.to_labels(), {"name": name, "features": features}, "labels"))
+    return layers
 
 
 def read_rle(path: str) -> list[LayerData]:
@@ -73,14 +101,51 @@ def write_labels_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     return [path]
 
 
+def write_labels_polygons(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save a labels layer as COCO JSON with polygons."""
+    write_coco([(meta.get("name", "labels"), _instances(data))], Path(path), polygons=True)
+    return [path]
+
+
 def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as ImageJ ROI zip."""
     write_rois(_instances(data), Path(path))
     return [path]
 
 
-def _instances(data: Any) -> Instances:
+def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save a labels layer as int32 TIFF that tells the size of its pixels."""
+    labels = _flat(data)
+    scale = tuple(float(s) for s in meta.get("scale", (1, 1))[-2:])
+    unit = str((meta.get("units") or ("pixel",))[-1])
+    physical = unit != "pixel" or scale != (1.0, 1.0)
+    short = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm"}.get(unit, unit)
+    write_labels(labels, Path(path), pixel_size=(scale[0], scale[1]) if physical else None, unit=short)
+    return [path]
+
+
+def write_labels_table(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save the table of a labels layer: its features, with area and box measured on the pixels now."""
+    labels = _flat(data)
+    instances = Instances.from_labels(labels)
+    ids = np.unique(labels[labels > 0])
+    boxes = instances.tight_boxes()
+    columns: dict[str, Any] = {"label": ids, "area": instances.areas}
+    columns |= {k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))}
+    features = meta.get("features")
+    if features is not None and "label" in features:
+        known = features.set_index("label")
+        columns |= {c: known[c].reindex(ids).tolist() for c in known.columns if c not in columns}
+    write_features([(meta.get("name", "labels"), columns)], Path(path))
+    return [path]
+
+
+def _flat(data: Any) -> Any:
     labels = np.asarray(data)
     if labels.ndim != 2:
         raise UserError(f"only 2D labels can be saved like this, these have shape {labels.shape}")
-    return Instances.from_labels(labels)
+    return labels
+
+
+def _instances(data: Any) -> Instances:
+    return Instances.from_labels(_flat(data))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.instances import Instances
+from napari_deepretina.instances import Instances, rle
+
+Box = tuple[int, int, int, int]
+_Object = tuple[Box, NDArray[np.bool_], float, int]
 
 
 def read_coco(path: Path) -> dict[str, Instances]:
-    """Objects by image file name; RLE and polygon segmentations.
+    """Objects by image file name; RLE (plain or compressed) and polygon segmentations.
+
+    Objects may overlap, as COCO allows; those without a pixel are left out.
 
     Raises
     ------
@@ -22,58 +29,90 @@ def read_coco(path: Path) -> dict[str, Instances]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-        images = {i["id"]: (i["file_name"], (int(i["height"]), int(i["width"]))) for i in content["images"]}
-        annotations = content["annotations"]
+        images = {i["id"]: _image(i) for i in content["images"]}
+        annotations = list(content["annotations"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as COCO JSON: {error!r}") from None
-    masks: dict[int, list[Any]] = {i: [] for i in images}
-    details: dict[int, list[tuple[float, int]]] = {i: [] for i in images}
+    if wrong := [name for name, shape in images.values() if min(shape) < 1]:
+        raise UserError(f"{path}: image {wrong[0]!r} has no height or width")
+    objects: dict[Any, list[_Object]] = {i: [] for i in images}
     for annotation in annotations:
-        image_id = annotation.get("image_id")
-        if image_id not in images:
-            raise UserError(f"{path}: annotation {annotation.get('id')} is of unknown image {image_id!r}")
-        shape = images[image_id][1]
         try:
-            masks[image_id].append(_mask(annotation["segmentation"], shape))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: annotation {annotation.get('id')}: {error}") from None
-        details[image_id].append((annotation.get("score", 1.0), annotation.get("category_id", 1)))
-    return {name: _cropped(masks[i], details[i], shape) for i, (name, shape) in images.items()}
+            image_id = annotation["image_id"]
+            if image_id not in images:
+                raise ValueError(f"it belongs to unknown image {image_id!r}")
+            placed = _placed(annotation["segmentation"], images[image_id][1])
+            score, class_id = float(annotation.get("score", 1.0)), int(annotation.get("category_id", 1))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            number = annotation.get("id") if isinstance(annotation, dict) else annotation
+            raise UserError(f"{path}: annotation {number}: {reason}") from None
+        if placed is not None:
+            objects[image_id].append((*placed, score, class_id))
+    return {name: _joined(objects[i], shape) for i, (name, shape) in images.items()}
 
 
-def _mask(segmentation: Any, shape: tuple[int, int]) -> Any:
-    """(H, W) bool from uncompressed RLE or polygons."""
+def _image(entry: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+    return str(entry["file_name"]), (int(entry["height"]), int(entry["width"]))
+
+
+def _joined(objects: list[_Object], shape: tuple[int, int]) -> Instances:
+    drawn = Instances.drawn([o[0] for o in objects], [o[1] for o in objects], shape)
+    scores = np.array([o[2] for o in objects], np.float32)
+    return replace(drawn, scores=scores, classes=np.array([o[3] for o in objects], np.int32))
+
+
+def _placed(segmentation: Any, shape: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    """Box and mask of one annotation; None if it has no pixel."""
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if not isinstance(counts, list):
-            raise ValueError("compressed RLE is not read here; write counts as a list")
-        if tuple(segmentation["size"]) != shape or sum(counts) != shape[0] * shape[1] or min(counts) < 0:
-            raise ValueError(f"run lengths do not fit an image of {shape[0]}×{shape[1]}")
-        values = np.arange(len(counts)) % 2 == 1
-        return np.repeat(values, counts).reshape(shape[1], shape[0]).T
+        return _from_counts(segmentation, shape)
     from skimage.draw import polygon2mask
 
     mask = np.zeros(shape, bool)
     for ring in segmentation:
-        corners = np.asarray(ring, float).reshape(-1, 2)[:, ::-1]
-        mask |= polygon2mask(shape, corners - 0.5)
-    return mask
+        corners = np.asarray(ring, float)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError(f"a polygon needs at least three x, y pairs, this one is {str(ring)[:60]}")
+        mask |= polygon2mask(shape, corners.reshape(-1, 2)[:, ::-1] - 0.5)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return box, mask[box[1] : box[3], box[0] : box[2]].copy()
 
 
-def _cropped(masks: list[Any], details: list[tuple[float, int]], shape: tuple[int, int]) -> Instances:
-    boxes, crops, kept = [], [], []
-    for index, mask in enumerate(masks):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
+def _from_counts(counted: dict[str, Any], shape: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    counts = counted["counts"]
+    runs = np.asarray(_decompressed(counts) if isinstance(counts, str) else counts)
+    whole = runs.ndim == 1 and runs.dtype.kind == "i"
+    if not whole or (runs < 0).any() or runs.sum() != shape[0] * shape[1] or tuple(counted["size"]) != shape:
+        raise ValueError(f"run lengths do not fit an image of {shape[0]}×{shape[1]}")
+    ends = np.cumsum(runs)
+    starts, lengths = ends[:-1][::2], runs[1::2]
+    filled = lengths > 0
+    return rle.from_runs(starts[filled], lengths[filled], shape[0]) if filled.any() else None
+
+
+def _decompressed(text: str) -> list[int]:
+    """Run lengths from COCO's compressed string.
+
+    Five bits a character (from code 48 on), the lowest first; the sixth says that more follow, the last
+    one's fifth is the sign. From the fourth number on, each is the difference to the one two before.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"{character!r} does not belong in compressed run lengths")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
             continue
-        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        boxes.append(box)
-        crops.append(mask[box[1] : box[3], box[0] : box[2]])
-        kept.append(details[index])
-    return Instances(
-        np.asarray(boxes, np.int64).reshape(-1, 4),
-        tuple(crops),
-        np.array([s for s, _ in kept], np.float32),
-        np.array([c for _, c in kept], np.int32),
-        shape,
-    )
+        if code & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("compressed run lengths end in the middle of a number")
+    return counts

@@ -63,8 +63,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def decode_objects(strings: list[str], shape: tuple[int, int], name: str) -> Instances:
-    """Objects of one image, or a UserError that names image, object and value."""
+    """Objects of one image, or a UserError that names image, object and value.
+
+    As in the competition, a pixel may belong to one object only.
+    """
     try:
-        return rle.decode(strings, shape)
+        instances = rle.decode(strings, shape)
     except ValueError as error:
         raise UserError(f"image {name!r}, {error}") from None
+    if (both := instances.overlap()) is not None:
+        raise UserError(f"image {name!r}, objects {both[0] + 1} and {both[1] + 1} share pixels")
+    return instances

@@ -9,18 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from napari_deepretina.export.outlines import outlines
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.rle import runs_of
 
 
 def write_coco(
-    images: Iterable[tuple[str, Instances]], path: Path, classes: Sequence[str] = ("nucleus",)
+    images: Iterable[tuple[str, Instances]],
+    path: Path,
+    classes: Sequence[str] = ("nucleus",),
+    *,
+    polygons: bool = False,
 ) -> None:
     """Write the objects of several images.
 
-    Segmentations are uncompressed RLE (``counts`` as a list), ``bbox`` is x, y, width, height, and
-    ``score`` tells how sure the network is. Image and annotation ids start at 1.
+    Segmentations are uncompressed RLE (``counts`` as a list), exact to the pixel, or polygons around
+    each piece, without holes. ``bbox`` is x, y, width, height of the mask, and ``score`` tells how sure
+    the network is. Image and annotation ids start at 1.
     """
     content: dict[str, Any] = {
         "info": {"description": "nuclei found by napari-deepretina"},
@@ -31,20 +37,22 @@ def write_coco(
     for image_id, (name, instances) in enumerate(images, start=1):
         height, width = instances.shape
         content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+        boxes = instances.tight_boxes().tolist()
         for index, (window, mask) in enumerate(instances):
-            rows, columns = window
-            starts, lengths = runs_of(mask, (rows.start, columns.start), height)
+            x0, y0, x1, y1 = boxes[index]
+            starts, lengths = runs_of(mask, (window[0].start, window[1].start), height)
+            shape: Any = {"size": [height, width], "counts": _counts(starts, lengths, height * width)}
+            if polygons:
+                corner = np.array([window[1].start, window[0].start])
+                shape = [(ring + corner).ravel().tolist() for ring in outlines(mask)]
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
                     "image_id": image_id,
                     "category_id": int(instances.classes[index]),
-                    "segmentation": {
-                        "size": [height, width],
-                        "counts": _counts(starts, lengths, height * width),
-                    },
+                    "segmentation": shape,
                     "area": int(lengths.sum()),
-                    "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
                     "score": round(float(instances.scores[index]), 6),
                 }

@@ -13,12 +13,26 @@ from napari_deepretina.files import written_whole
 from napari_deepretina.instances.labels import LabelImage
 
 
-def write_labels(labels: LabelImage, path: Path) -> None:
-    """(H, W) int32, 0 background, deflate-compressed."""
+def write_labels(
+    labels: LabelImage, path: Path, *, pixel_size: tuple[float, float] | None = None, unit: str = "µm"
+) -> None:
+    """Write labels as int32 TIFF, 0 background, deflate-compressed.
+
+    Parameters
+    ----------
+    labels : (H, W).
+    pixel_size : height and width of a pixel in `unit`; given, the file is an OME-TIFF that tells it, as
+        Fiji, QuPath and napari-ome readers understand it.
+    """
     import tifffile
 
+    told: dict[str, Any] = {}
+    if pixel_size is not None:
+        size = {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
+        units = {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
+        told = {"ome": True, "metadata": {"axes": "YX", **size, **units}}
     with written_whole(path) as part:
-        tifffile.imwrite(part, labels.astype(np.int32, copy=False), compression="zlib")
+        tifffile.imwrite(part, labels.astype(np.int32, copy=False), compression="zlib", **told)
 
 
 def write_image(image: NDArray[Any], path: Path) -> None:

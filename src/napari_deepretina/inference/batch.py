@@ -11,6 +11,7 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
+from napari_deepretina.export.features import write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
@@ -23,7 +24,15 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances
 from napari_deepretina.model.weights import load_model
 
-FORMATS = ("labels", "rle", "coco", "rois", "overlay")
+FORMATS = ("labels", "rle", "coco", "polygons", "rois", "features", "overlay")
+
+JOINT_FILES = {
+    "rle": "submission.csv",
+    "coco": "instances.json",
+    "polygons": "polygons.json",
+    "features": "features.csv",
+}
+"""Formats that put all images into one file."""
 
 
 @dataclass
@@ -47,7 +56,8 @@ def segment_files(
     """Segment images into a folder; an image that cannot be read or segmented is skipped.
 
     Writes ``<name>.tif`` (labels), ``<name>_rois.zip`` (rois), ``<name>_overlay.png`` (overlay),
-    ``submission.csv`` (rle), ``instances.json`` (coco), and always ``run.json``.
+    ``submission.csv`` (rle), ``instances.json`` (coco), ``polygons.json`` (polygons), ``features.csv``
+    (features), and always ``run.json``.
 
     Raises
     ------
@@ -58,6 +68,7 @@ def segment_files(
     _refuse_overwriting(sources, out, formats, overwrite)
     model = load_model(settings.weights, resolve_device(settings.device))
     result, images, last = BatchResult(), {}, None
+    tables: list[tuple[str, dict[str, Any]]] = []
     for number, source in enumerate(sources, start=1):
         begun = time.perf_counter()
         try:
@@ -68,15 +79,21 @@ def segment_files(
             continue
         result.written += _write_one(source, last, out, formats)
         result.done.append((source.name, last.instances))
+        if "features" in formats:
+            tables.append((source.name, last.features()))
         seconds = round(time.perf_counter() - begun, 3)
         images[source.name] = {"nuclei": len(last.instances), "seconds": seconds, **last.seconds}
         tell(f"[{number}/{len(sources)}] {source.name}: {len(last.instances)} nuclei, {seconds:.1f} s")
-    if "rle" in formats:
-        write_rle_csv(result.done, out / "submission.csv")
-        result.written.append(out / "submission.csv")
-    if "coco" in formats:
-        write_coco(result.done, out / "instances.json", model.info.architecture.classes)
-        result.written.append(out / "instances.json")
+    classes = model.info.architecture.classes
+    joint: dict[str, Callable[[Path], None]] = {
+        "rle": lambda path: write_rle_csv(result.done, path),
+        "coco": lambda path: write_coco(result.done, path, classes),
+        "polygons": lambda path: write_coco(result.done, path, classes, polygons=True),
+        "features": lambda path: write_features(tables, path),
+    }
+    for name in (f for f in JOINT_FILES if f in formats):
+        joint[name](out / JOINT_FILES[name])
+        result.written.append(out / JOINT_FILES[name])
     _write_run(out, settings, last, images, result.skipped)
     return result
 
@@ -92,7 +109,7 @@ def _refuse_overwriting(
     if overwrite:
         return
     wanted = [p for s in sources for p in _paths(s, out, formats).values()]
-    wanted += [out / n for f, n in (("rle", "submission.csv"), ("coco", "instances.json")) if f in formats]
+    wanted += [out / n for f, n in JOINT_FILES.items() if f in formats]
     standing = [p for p in wanted if p.exists()]
     if standing:
         raise UserError(

@@ -55,7 +55,7 @@ class Segmentation:
         ``x0 y0 x1 y1`` (pixels, x1 and y1 exclusive; the box of the final mask).
         """
         names = np.array(["background", *self.weights["classes"].split("\n")], dtype=object)
-        boxes = tight_boxes(self.instances)
+        boxes = self.instances.tight_boxes()
         return {
             "label": np.arange(1, len(self.instances) + 1),
             "score": self.instances.scores.astype(float),
@@ -169,17 +169,3 @@ def select_channel(image: NDArray[Any], channel: int | None) -> NDArray[Any]:
             "counted from 0"
         )
     return image[..., channel] if image.ndim == 3 else image
-
-
-def tight_boxes(instances: Instances) -> NDArray[np.int64]:
-    """(N, 4) xyxy of the masks themselves: frames may be larger."""
-    boxes = np.zeros((len(instances), 4), np.int64)
-    for i, ((rows, columns), mask) in enumerate(instances):
-        y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        boxes[i] = (
-            columns.start + x[0],
-            rows.start + y[0],
-            columns.start + x[-1] + 1,
-            rows.start + y[-1] + 1,
-        )
-    return boxes

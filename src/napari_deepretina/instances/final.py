@@ -77,6 +77,15 @@ class Instances:
         """(N,) number of pixels of each object."""
         return np.array([np.count_nonzero(m) for m in self.masks], np.int64)
 
+    def tight_boxes(self) -> NDArray[np.int64]:
+        """(N, 4) xyxy of the masks themselves: frames may be larger. Masks must not be empty."""
+        boxes = np.zeros((len(self), 4), np.int64)
+        for i, ((rows, columns), mask) in enumerate(self):
+            y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            corner = (columns.start, rows.start)
+            boxes[i] = (*corner + np.array([x[0], y[0]]), *corner + np.array([x[-1], y[-1]]) + 1)
+        return boxes
+
     @classmethod
     def empty(cls, shape: tuple[int, int]) -> Instances:
         """No objects in an image of this (height, width)."""
@@ -84,19 +93,40 @@ class Instances:
         return cls(np.zeros((0, 4), np.int64), (), none.astype(np.float32), none, shape)
 
     @classmethod
+    def drawn(
+        cls,
+        boxes: Sequence[tuple[int, int, int, int]],
+        masks: Sequence[NDArray[np.bool_]],
+        shape: tuple[int, int],
+    ) -> Instances:
+        """Objects that somebody drew, or that were read from a file: score 1, class 1."""
+        n = len(masks)
+        return cls(
+            np.asarray(boxes, np.int64).reshape(n, 4),
+            tuple(masks),
+            np.ones(n, np.float32),
+            np.ones(n, np.int32),
+            shape,
+        )
+
+    @classmethod
     def from_labels(cls, labels: NDArray[np.integer]) -> Instances:
         """Objects of a 2D label image in rising order of their ids, with score 1 and class 1."""
         if labels.ndim != 2:
             raise ValueError(f"a label image has two axes, this one has shape {labels.shape}")
         ids, boxes = bounding_boxes(labels)
-        masks = tuple(
-            labels[y0:y1, x0:x1] == i
-            for i, (x0, y0, x1, y1) in zip(ids.tolist(), boxes.tolist(), strict=True)
-        )
-        n = len(ids)
-        return cls(
-            boxes, masks, np.ones(n, np.float32), np.ones(n, np.int32), (labels.shape[0], labels.shape[1])
-        )
+        frames = boxes.tolist()
+        masks = [labels[y0:y1, x0:x1] == i for i, (x0, y0, x1, y1) in zip(ids.tolist(), frames, strict=True)]
+        return cls.drawn(frames, masks, (labels.shape[0], labels.shape[1]))
+
+    def overlap(self) -> tuple[int, int] | None:
+        """Places of two objects that share a pixel, or None if all are disjoint."""
+        labels = self.to_labels()
+        for place, (window, mask) in enumerate(self):
+            other = labels[window][mask] != place + 1
+            if other.any():
+                return int(labels[window][mask][other][0]) - 1, place
+        return None
 
     def to_labels(self) -> LabelImage:
         """Paint the objects as ids 1…N in their order; where they meet, the first keeps the pixel.

@@ -64,46 +64,66 @@ def decode(strings: list[str], shape: tuple[int, int]) -> Instances:
     Raises
     ------
     ValueError
-        If a string is not pairs of positive integers or runs past the image; the message
-        gives the object's position and the offending value.
+        If a string is not pairs of positive integers, runs past the image, or holds a pixel twice; the
+        message gives the object's position and the offending value.
     """
-    height, width = shape
     boxes, masks = [], []
     for number, string in enumerate(strings, start=1):
         if not string.strip():
             continue
-        starts, lengths = _parse(string, number, height * width)
-        x0, x1 = (starts[0]) // height, (starts + lengths - 1).max() // height + 1
-        frame = np.zeros((x1 - x0) * height + 1, np.int8)
-        np.add.at(frame, starts - x0 * height, 1)
-        np.add.at(frame, starts + lengths - x0 * height, -1)
-        columns = (np.cumsum(frame[:-1]) > 0).reshape(x1 - x0, height)
-        rows = np.flatnonzero(columns.any(axis=0))
-        y0, y1 = rows[0], rows[-1] + 1
-        boxes.append((x0, y0, x1, y1))
-        masks.append(np.ascontiguousarray(columns[:, y0:y1].T))
-    n = len(masks)
-    return Instances(
-        np.asarray(boxes, np.int64).reshape(-1, 4),
-        tuple(masks),
-        np.ones(n, np.float32),
-        np.ones(n, np.int32),
-        shape,
-    )
+        try:
+            starts, lengths = _parse(string, shape[0] * shape[1])
+        except ValueError as error:
+            raise ValueError(f"object {number}: {error}") from None
+        box, mask = from_runs(starts, lengths, shape[0])
+        boxes.append(box)
+        masks.append(mask)
+    return Instances.drawn(boxes, masks, shape)
 
 
-def _parse(string: str, number: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def from_runs(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], height: int
+) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+    """One object from its runs.
+
+    Parameters
+    ----------
+    starts : (R,) rising, numbered from 0 down the columns, R ≥ 1.
+    lengths : (R,) positive; runs do not overlap.
+    height : of the image.
+
+    Returns
+    -------
+    box : (x0, y0, x1, y1), x1 and y1 exclusive.
+    mask : bool, in that box.
+    """
+    x0, x1 = int(starts[0]) // height, int(starts[-1] + lengths[-1] - 1) // height + 1
+    frame = np.zeros((x1 - x0) * height, bool)
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    frame[np.repeat(starts - x0 * height, lengths) + within] = True
+    columns = frame.reshape(x1 - x0, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    y0, y1 = int(rows[0]), int(rows[-1]) + 1
+    return (x0, y0, x1, y1), np.ascontiguousarray(columns[:, y0:y1].T)
+
+
+def _parse(string: str, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sorted zero-based starts and the lengths of one object's runs, checked."""
     try:
         values = np.array(string.split(), dtype=np.int64)
     except (ValueError, OverflowError):
-        raise ValueError(f"object {number}: {string[:40]!r} is not a list of integers") from None
+        raise ValueError(f"{string[:40]!r} is not a list of integers") from None
     if len(values) % 2:
-        raise ValueError(f"object {number}: {len(values)} numbers; runs come in pairs")
+        raise ValueError(f"{len(values)} numbers; runs come in pairs")
     starts, lengths = values[::2] - 1, values[1::2]
-    bad = np.flatnonzero((starts < 0) | (lengths < 1) | (starts + lengths > pixels))
+    bad = np.flatnonzero((starts < 0) | (lengths < 1) | (starts >= pixels) | (lengths > pixels - starts))
     if len(bad):
-        run = f"{starts[bad[0]] + 1} {lengths[bad[0]]}"
-        raise ValueError(f"object {number}: run {run!r} lies outside an image of {pixels} pixels")
+        run = f"{values[::2][bad[0]]} {lengths[bad[0]]}"
+        raise ValueError(f"run {run!r} lies outside an image of {pixels} pixels")
     order = np.argsort(starts, kind="stable")
-    return starts[order], lengths[order]
+    starts, lengths = starts[order], lengths[order]
+    twice = np.flatnonzero(starts[1:] < starts[:-1] + lengths[:-1])
+    if len(twice):
+        first, second = (f"{starts[k] + 1} {lengths[k]}" for k in (twice[0], twice[0] + 1))
+        raise ValueError(f"runs {first!r} and {second!r} overlap")
+    return starts, lengths
