@@ -69,7 +69,7 @@ def main() -> None:
         viewer.open_sample("napari-deepretina", "fluorescence")
     pause(0.5)
     click()
-    wait_for(lambda: widget.bar.value() > 40)
+    wait_for(lambda: widget.box.bar.value() > 40)
     shoot(viewer, arguments.out / "segment-running.png")
     wait_for(lambda: button.text() == "Run")
     pause(6)  # until the notification has gone

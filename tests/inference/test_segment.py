@@ -109,8 +109,12 @@ def test_views_done_so_far_are_kept(nuclei_model, monkeypatch):
     for step in predict(nuclei_model, FIELD[0], views=views):
         if step.partial is not None and (not partials or step.partial is not partials[-1]):
             partials.append(step.partial)
-    assert [set(p.views.tolist()) for p in partials] == [{0}, {0, 1}, {0, 1, 2}]
-    assert {p.view_count for p in partials} == {4}
+    assert [p.raw.view_count for p in partials] == [1, 2, 3]
+    assert [set(p.raw.views.tolist()) for p in partials] == [{0}, {0, 1}, {0, 1, 2}]
+    steps = segment_steps(FIELD[0], nuclei_model, SegmentSettings(tta="flips"))
+    partial = next(step.partial for step in steps if step.partial is not None)()
+    assert len(partial.instances) > 5
+    assert "1 of 4 views" in partial.provenance()["notes"][-1]
 
 
 def test_running_twice_gives_the_same(nuclei_model):

@@ -45,7 +45,7 @@ class Panel:
     def run(self):
         self.click()
         self.wait()
-        return self.widget.status.text()
+        return self.widget.box.status.text()
 
     def labels(self):
         return [layer for layer in self.viewer.layers if layer._type_string == "labels"]

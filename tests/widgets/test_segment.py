@@ -139,7 +139,7 @@ def gate(monkeypatch):
 def begin(panel, qtbot):
     panel.click()
     assert panel.button.text() == "Cancel"
-    qtbot.waitUntil(lambda: panel.widget.bar.value() == 20, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.widget.box.bar.value() == 20, timeout=20_000)
 
 
 def test_cancel_leaves_the_viewer_as_it_was(panel, field, gate, qtbot):
@@ -150,8 +150,31 @@ def test_cancel_leaves_the_viewer_as_it_was(panel, field, gate, qtbot):
     gate.set()
     panel.wait()
     assert panel.labels() == []
-    assert "Cancelled" in panel.widget.status.text()
+    assert "Cancelled" in panel.widget.box.status.text()
     assert "nuclei in" in panel.run()  # and the widget works on
+
+
+def test_cancelling_among_several_views_keeps_those_done(panel, field, monkeypatch, qtbot):
+    held = threading.Event()
+
+    def job(image, values, cache):
+        waited = False
+        for step in jobs.segment_job(image, values, cache):
+            yield step
+            if step.partial is not None and not waited:
+                waited = held.wait(30)
+
+    monkeypatch.setattr("napari_deepretina.inference.predict.MEGAPIXELS_AT_ONCE", 0.01)
+    monkeypatch.setattr("napari_deepretina._widgets.segment.segment_job", job)
+    panel.viewer.add_image(field[0], name="cells")
+    panel.widget.views.value = "flips"
+    panel.click()
+    qtbot.waitUntil(lambda: "view 2 of 4" in panel.widget.box.status.text(), timeout=30_000)
+    panel.click()
+    held.set()
+    panel.wait()
+    assert "cancelled after 1 of 4 views" in panel.widget.box.status.text()
+    assert panel.labels()[0].data.max() > 8
 
 
 def test_edits_made_during_a_run_survive_it(panel, field, gate, qtbot):
@@ -176,13 +199,13 @@ def test_layers_removed_during_a_run(panel, field, gate, qtbot):
     panel.wait()
     (labels,) = panel.labels()
     assert labels.scale.tolist() == [2, 2]
-    assert "was removed meanwhile" in panel.widget.status.text()
+    assert "was removed meanwhile" in panel.widget.box.status.text()
 
 
 def test_closing_the_panel_cancels_the_run(panel, field, gate, qtbot):
     panel.viewer.add_image(field[0])
     begin(panel, qtbot)
-    worker = panel.widget._worker
+    worker = panel.widget.box.worker
     panel.viewer.window.remove_dock_widget(panel.dock)
     with qtbot.waitSignal(worker.finished, timeout=20_000):
         gate.set()

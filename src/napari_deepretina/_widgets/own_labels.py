@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.instances import RawInstances
 
 KEY = "napari-deepretina"
+RAW = "napari-deepretina-raw"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What tuning needs, kept beside the labels: raw detections, and those behind ids 1…N."""
+
+    raw: RawInstances
+    sources: NDArray[np.int64]
 
 
 def digest(labels: Any) -> str:

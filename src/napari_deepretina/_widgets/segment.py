@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import napari.viewer
 import numpy as np
 from magicgui.widgets import ComboBox, FloatSlider, FloatSpinBox, PushButton
 from napari.layers import Image, Labels
-from napari.qt.threading import create_worker
-from napari.utils import progress
 from napari.utils.notifications import show_error, show_info, show_warning
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
-    QLabel,
     QMessageBox,
-    QProgressBar,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_deepretina._widgets.jobs import Failure, ModelCache, guarded, segment_job
-from napari_deepretina._widgets.own_labels import is_edited, is_ours, sign
+from napari_deepretina._widgets.jobs import ModelCache, segment_job
+from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import placement
+from napari_deepretina._widgets.running import RunBox
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.planes import channel_choices, take_plane
 from napari_deepretina.model.weights import DEFAULT, available
@@ -35,6 +31,7 @@ from napari_deepretina.postprocess import PostprocessSettings
 
 Answer = Literal["replace", "new", "cancel"]
 UPDATE, NEW = "update my layer", "make a new layer"
+VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
 
 
 @dataclass
@@ -47,7 +44,6 @@ class _Run:
     index: tuple[int | None, ...]
     target: Labels | None
     replace_edited: bool
-    bar: progress
 
 
 class SegmentWidget(QWidget):
@@ -61,8 +57,7 @@ class SegmentWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._models = ModelCache()
-        self._worker: Any = None
-        self._run: _Run | None = None
+        self._defaults: dict[str, Any] = {}
         self._build()
         events = napari_viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
@@ -80,6 +75,11 @@ class SegmentWidget(QWidget):
         self.weights = ComboBox(label="weights", choices=list(available()) or [DEFAULT])
         self.weights_file = PushButton(text="weights from file…", label="")
         self.device = ComboBox(label="device", choices=_device_choices())
+        self.views = ComboBox(label="views", choices=VIEWS)
+        self.views.tooltip = (
+            "none looks once. The others look again at the image flipped, turned or scaled, and keep what "
+            "enough views agree on: slower, a little surer."
+        )
         self.score = FloatSlider(label="score", min=0.05, max=0.95, step=0.01, value=score.default)
         self.score.tooltip = score.description
         self.diameter = FloatSpinBox(label="diameter", min=0, max=2000, step=1, value=0)
@@ -93,6 +93,7 @@ class SegmentWidget(QWidget):
             "weights": self.weights,
             "weights_file": self.weights_file,
             "device": self.device,
+            "views": self.views,
             "score": self.score,
             "diameter": self.diameter,
             "result": self.result,
@@ -105,19 +106,11 @@ class SegmentWidget(QWidget):
         self.image.changed.connect(self._refresh_channels)
         self.weights.changed.connect(self._take_advice)
         self.weights_file.changed.connect(self._choose_weights)
-        self.run_button = QPushButton("Run")
-        self.run_button.setObjectName("run")
-        self.run_button.clicked.connect(self._on_run_clicked)
-        self.bar = QProgressBar()
-        self.bar.setObjectName("progress")
-        self.bar.setVisible(False)
-        self.status = QLabel("Choose an image and press Run.")
-        self.status.setObjectName("status")
-        self.status.setWordWrap(True)
+        self.box = RunBox(self._viewer, "Choose an image and press Run.")
+        self.box.asked.connect(self.run)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
-        for part in (self.run_button, self.bar, self.status):
-            layout.addWidget(part)
+        layout.addWidget(self.box)
         layout.addStretch()
         self._take_advice()
 
@@ -174,12 +167,6 @@ class SegmentWidget(QWidget):
 
     # ---- run ----
 
-    def _on_run_clicked(self) -> None:
-        if self._worker is not None:
-            self.cancel()
-        else:
-            self.run()
-
     def run(self) -> None:
         """Segment the chosen layer's plane that is shown; returns at once."""
         layer = self._chosen_layer()
@@ -205,78 +192,53 @@ class SegmentWidget(QWidget):
         except UserError as error:
             self._say(str(error), show_error)
             return
-        self._run = _Run(
+        run = _Run(
             layer.name,
             layer,
             placement(layer, plane.axes),
             plane.index,
             target,
             edited and target is not None,
-            progress(total=100, desc=f"Segment {layer.name}"),
         )
-        self._start(plane.image)
+        self.box.start(
+            f"Segment {layer.name}",
+            segment_job,
+            plane.image,
+            self.settings(),
+            self._models,
+            done=partial(self._on_result, run),
+            cancelled=lambda unfinished: self._on_result(run, unfinished()),
+        )
 
-    def _start(self, image: Any) -> None:
-        values = {
+    def settings(self) -> dict[str, Any]:
+        """The form's values, as `SegmentSettings` takes them."""
+        return self._defaults | {
             "weights": self.weights.value,
             "device": self.device.value,
+            "tta": self.views.value,
             "score": round(float(self.score.value), 4),
             "diameter": float(self.diameter.value) or None,
         }
-        self._worker = create_worker(guarded, segment_job, image, values, self._models, _start_thread=False)
-        self._worker.yielded.connect(self._on_progress)
-        self._worker.returned.connect(self._on_returned)
-        self._worker.aborted.connect(self._on_aborted)
-        self._worker.finished.connect(self._on_finished)
-        self.run_button.setText("Cancel")
-        self.bar.setValue(0)
-        self.bar.setVisible(True)
-        self.status.setStyleSheet("")
-        self.status.setText("Starting…")
-        self._worker.start()
+
+    def use_defaults(self, values: dict[str, Any]) -> None:
+        """Take post-processing settings for all runs to come; the form shows those that it has."""
+        self._defaults = {k: v for k, v in values.items() if k != "score"}
+        if "score" in values:
+            self.score.value = values["score"]
 
     def cancel(self) -> None:
-        """Stop after the step that is under way; the viewer stays as it was."""
-        if self._worker is not None:
-            self._worker.quit()
-            self.run_button.setEnabled(False)
-            self.status.setText("Cancelling…")
+        """Stop after the step that is under way; what whole views found is kept."""
+        self.box.cancel()
 
-    def _on_progress(self, step: Any) -> None:
-        if self._run is None:
-            return
-        percent = int(step.done * 100)
-        self.bar.setValue(percent)
-        if self.run_button.isEnabled():
-            self.status.setText(step.text[:1].upper() + step.text[1:] + "…")
-        # Last, because napari lets Qt work in here: the run may be over when this comes back.
-        self._run.bar.update(max(0, percent - self._run.bar.n))
-
-    def _on_aborted(self) -> None:
-        self.status.setText("Cancelled; nothing was changed.")
-
-    def _on_finished(self) -> None:
-        if self._run is not None:
-            self._run.bar.close()
-        self._worker, self._run = None, None
-        self.run_button.setText("Run")
-        self.run_button.setEnabled(True)
-        self.bar.setVisible(False)
-
-    def _on_returned(self, result: Any) -> None:
-        if self._run is None:
-            return
-        if isinstance(result, Failure):
-            self._say(result.message, show_error)
-            return
-        layer = self._show(result, self._run)
+    def _on_result(self, run: _Run, result: Any) -> None:
+        layer = self._show(result, run)
         seconds = sum(result.seconds.values())
         device = result.provenance()["device"]
         message = f"{len(result.instances)} nuclei in {seconds:.1f} s on {device} → {layer.name}"
         notes = list(result.prediction.notes)
-        if self._run.image_layer not in self._viewer.layers:
-            notes.append(f"The image {self._run.image_name!r} was removed meanwhile; its labels are kept.")
-        self._say(" ".join([message, *notes]), show_warning if notes else show_info)
+        if run.image_layer not in self._viewer.layers:
+            notes.append(f"The image {run.image_name!r} was removed meanwhile; its labels are kept.")
+        self._say(". ".join([message, *notes]), show_warning if notes else show_info)
 
     # ---- layers ----
 
@@ -292,6 +254,7 @@ class SegmentWidget(QWidget):
         details = result.provenance() | {"index": list(run.index)}
         features = {k: np.concatenate([_nothing(v), v]) for k, v in result.features().items()}
         metadata = sign(result.labels, run.image_name, details)
+        metadata[RAW] = Remembered(result.prediction.raw, result.instances.sources)
         target = run.target
         usable = (
             target is not None
@@ -332,13 +295,7 @@ class SegmentWidget(QWidget):
         return "replace" if box.clickedButton() is replace else "cancel"
 
     def _say(self, message: str, notify: Any) -> None:
-        """Tell it in the panel, where it stays, and as a notification."""
-        theme = get_theme(self._viewer.theme)
-        colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.current)
-        # The theme's red is made for icons: as text on the dark theme it can hardly be read.
-        self.status.setStyleSheet(f"border-left: 4px solid {colour.as_hex()}; padding: 4px 0 4px 8px")
-        self.status.setText(message)
-        notify(message)
+        self.box.say(message, notify)
 
     def event(self, event: QEvent) -> bool:
         """A closed dock only loses its parent: then nobody waits for the run any more."""

@@ -69,7 +69,7 @@ def predict(
     Yields
     ------
     Progress
-        With several views, ``partial`` holds the raw detections of those done so far.
+        With several views, ``partial`` is the `Prediction` from those done so far.
 
     Returns
     -------
@@ -86,15 +86,33 @@ def predict(
         inputs = torch.cat([lay_out(_seen(pixels, k, channel_shift_seed), k.plan) for k in batch])
         share = sum(len(look.numbers) for look in batch) / len(views)
         steps = _detect_somehow(model, inputs, limits or Limits())
-        detections, device, new_notes = yield from _part(steps, len(found) / len(views), share, found, views)
+        partial = _prediction(found, looks, model, device, notes) if found else None
+        detections, device, new_notes = yield from _part(
+            steps, len(found) / len(views), share, len(views), partial
+        )
         notes += [note for note in new_notes if note not in notes]
         for look, one in zip(batch, detections, strict=True):
             raw = look.view.restore(to_raw(one, look.plan), shape)
             found |= {n: replace(raw, views=np.full(len(raw), n, np.int32)) for n in look.numbers}
+    prediction = _prediction(found, looks, model, device, notes)
+    fingerprint = prediction.plan.fingerprint(model.sha256, *map(repr, views), channel_shift_seed)
+    prediction.raw = replace(prediction.raw, fingerprint=fingerprint)
+    return prediction
+
+
+def _prediction(
+    found: dict[int, RawInstances],
+    looks: list[_Look],
+    model: LoadedModel,
+    device: torch.device,
+    notes: list[str],
+) -> Prediction:
+    """What the views found so far, which are numbered anew where some are missing."""
+    numbers = np.array(sorted(found))
+    joined = RawInstances.concatenate([found[n] for n in numbers.tolist()])
+    views = np.searchsorted(numbers, joined.views).astype(np.int32)
     plan = next(look.plan for look in looks if 0 in look.numbers)
-    fingerprint = plan.fingerprint(model.sha256, *(repr(view) for view in views), channel_shift_seed)
-    raw = replace(_joined(found, len(views)), fingerprint=fingerprint)
-    return Prediction(raw, plan, device, notes)
+    return Prediction(replace(joined, views=views, view_count=len(numbers)), plan, device, list(notes))
 
 
 def _looks(
@@ -152,24 +170,19 @@ def _part(
     steps: Steps[tuple[list[Detections], torch.device, list[str]]],
     start: float,
     share: float,
-    found: dict[int, RawInstances],
-    views: Sequence[View],
+    view_count: int,
+    partial: Prediction | None,
 ) -> Steps[tuple[list[Detections], torch.device, list[str]]]:
     """Steps of a few views as a part of the whole, with what the views before them found."""
-    partial = _joined(found, len(views)) if found else None
     while True:
         try:
             step = next(steps)
         except StopIteration as end:
             result: tuple[list[Detections], torch.device, list[str]] = end.value
             return result
-        told = f"{step.text}, view {len(found) + 1} of {len(views)}" if len(views) > 1 else step.text
+        view = round(start * view_count) + 1
+        told = f"{step.text}, view {view} of {view_count}" if view_count > 1 else step.text
         yield Progress(start + share * step.done, told, partial)
-
-
-def _joined(found: dict[int, RawInstances], view_count: int) -> RawInstances:
-    joined = RawInstances.concatenate([found[n] for n in sorted(found)])
-    return replace(joined, view_count=view_count)
 
 
 def lay_out(pixels: NDArray[np.float32], plan: Plan) -> torch.Tensor:

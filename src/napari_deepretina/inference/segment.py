@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,20 +114,40 @@ def segment_steps(
     """The same in steps: progress at each, cancelled by closing the generator.
 
     With `tunable`, raw detections under the settings' thresholds are kept as well, which takes longer
-    and changes nothing else.
+    and changes nothing else. ``partial`` of a step, where there is one, is a function without arguments
+    that gives the segmentation from the views done so far.
     """
     begun = time.perf_counter()
-    chosen = settings.postprocessing(model.info)
-    prediction = yield from predict(
+    views = resolve_views(settings.tta)
+    steps = predict(
         model,
         select_channel(image, settings.channel),
         diameter=settings.diameter,
-        limits=Limits() if tunable else strict_limits(chosen),
-        views=resolve_views(settings.tta),
+        limits=Limits() if tunable else strict_limits(settings.postprocessing(model.info)),
+        views=views,
         channel_shift_seed=settings.channel_shift_seed,
     )
-    detected = time.perf_counter()
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            prediction: Prediction = end.value
+            break
+        if step.partial is not None:
+            note = f"cancelled after {step.partial.raw.view_count} of {len(views)} views"
+            told = replace(step.partial, notes=[*step.partial.notes, note])
+            step = replace(step, partial=partial(_finished, told, model, settings, begun))
+        yield step
     yield Progress(0.92, "post-processing")
+    return _finished(prediction, model, settings, begun)
+
+
+def _finished(
+    prediction: Prediction, model: LoadedModel, settings: SegmentSettings, begun: float
+) -> Segmentation:
+    """Post-process what the network found."""
+    detected = time.perf_counter()
+    chosen = settings.postprocessing(model.info)
     instances = postprocess(prediction.raw, chosen)
     labels = instances.to_labels()
     return Segmentation(

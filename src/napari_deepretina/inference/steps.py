@@ -6,18 +6,23 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from napari_deepretina.instances import RawInstances
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: share done, 0…1, what is happening, and what there is to show already."""
+    """Where a run stands.
+
+    Attributes
+    ----------
+    done : share of the work, 0…1.
+    text : what is happening.
+    partial : what a cancelled run would leave, if that is of any use; its type is the run's matter.
+    """
 
     done: float
     text: str
-    partial: RawInstances | None = None
+    partial: Any = None
 
 
 Steps = Generator[Progress, None, T]

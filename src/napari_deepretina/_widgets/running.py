@@ -1,0 +1,132 @@
+"""A Run button with what belongs to it: a worker, progress, Cancel, and a line that tells how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import napari.viewer
+from napari.qt.threading import create_worker
+from napari.utils import progress
+from napari.utils.notifications import show_error, show_info, show_warning
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_deepretina._widgets.jobs import Failure, guarded
+
+
+class RunBox(QWidget):
+    """Runs one job at a time off the GUI thread.
+
+    ``asked`` tells that a person pressed Run; the owner then calls `start`. While the job runs, the
+    button cancels it, after the step that is under way.
+    """
+
+    asked = Signal()
+
+    def __init__(self, viewer: napari.viewer.Viewer, hint: str) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.worker: Any = None
+        self._activity: progress | None = None
+        self._partial: Any = None
+        self._done: Callable[[Any], None] | None = None
+        self._cancelled: Callable[[Any], None] | None = None
+        self.button = QPushButton("Run")
+        self.button.setObjectName("run")
+        self.button.clicked.connect(self._on_clicked)
+        self.bar = QProgressBar()
+        self.bar.setObjectName("progress")
+        self.bar.setVisible(False)
+        self.status = QLabel(hint)
+        self.status.setObjectName("status")
+        self.status.setWordWrap(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (self.button, self.bar, self.status):
+            layout.addWidget(part)
+
+    def start(
+        self,
+        title: str,
+        job: Callable[..., Generator[Any, None, Any]],
+        *args: Any,
+        done: Callable[[Any], None],
+        cancelled: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Run a job of steps (`Progress`).
+
+        Parameters
+        ----------
+        title : shown in napari's activity dock.
+        done : gets the job's result, on the GUI thread; failures are told here.
+        cancelled : gets the last partial result, None if there is none.
+        """
+        self._done, self._cancelled, self._partial = done, cancelled, None
+        self._activity = progress(total=100, desc=title)
+        self.worker = create_worker(guarded, job, *args, _start_thread=False)
+        self.worker.yielded.connect(self._on_progress)
+        self.worker.returned.connect(self._on_returned)
+        self.worker.aborted.connect(self._on_aborted)
+        self.worker.finished.connect(self._on_finished)
+        self.button.setText("Cancel")
+        self.bar.setValue(0)
+        self.bar.setVisible(True)
+        self.status.setStyleSheet("")
+        self.status.setText("Starting…")
+        self.worker.start()
+
+    def cancel(self) -> None:
+        """Stop after the step that is under way."""
+        if self.worker is not None:
+            self.worker.quit()
+            self.button.setEnabled(False)
+            self.status.setText("Cancelling…")
+
+    def say(self, message: str, notify: Any = show_info) -> None:
+        """Tell it here, where it stays, and as a notification."""
+        theme = get_theme(self._viewer.theme)
+        colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.current)
+        # The theme's red is made for icons: as text on the dark theme it can hardly be read.
+        self.status.setStyleSheet(f"border-left: 4px solid {colour.as_hex()}; padding: 4px 0 4px 8px")
+        self.status.setText(message)
+        notify(message)
+
+    def _on_clicked(self) -> None:
+        if self.worker is not None:
+            self.cancel()
+        else:
+            self.asked.emit()
+
+    def _on_progress(self, step: Any) -> None:
+        if self._activity is None:
+            return
+        if step.partial is not None:
+            self._partial = step.partial
+        percent = int(step.done * 100)
+        self.bar.setValue(percent)
+        if self.button.isEnabled():
+            self.status.setText(step.text[:1].upper() + step.text[1:] + "…")
+        # Last, because napari lets Qt work in here: the run may be over when this comes back.
+        self._activity.update(max(0, percent - self._activity.n))
+
+    def _on_aborted(self) -> None:
+        if self._cancelled is not None and self._partial is not None:
+            self._cancelled(self._partial)
+        else:
+            self.status.setText("Cancelled; nothing was changed.")
+
+    def _on_returned(self, result: Any) -> None:
+        if isinstance(result, Failure):
+            self.say(result.message, show_error)
+        elif self._done is not None and self.worker is not None:
+            self._done(result)
+
+    def _on_finished(self) -> None:
+        if self._activity is not None:
+            self._activity.close()
+        self.worker, self._activity, self._partial = None, None, None
+        self.button.setText("Run")
+        self.button.setEnabled(True)
+        self.bar.setVisible(False)
