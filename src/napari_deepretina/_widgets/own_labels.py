@@ -10,17 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.postprocess import PostprocessSettings
+from napari_deepretina.postprocess.tuning import TuneSession
 
 KEY = "napari-deepretina"
 RAW = "napari-deepretina-raw"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Remembered:
-    """What tuning needs, kept beside the labels: raw detections, and those behind ids 1…N."""
+    """What tuning needs, kept beside the labels.
+
+    Attributes
+    ----------
+    raw : raw detections.
+    labels : the labels as they were made.
+    sources : raw detections behind ids 1…N.
+    settings : post-processing that made them.
+    session : what tuning and review did since; made when Tune first looks at the layer.
+    """
 
     raw: RawInstances
+    labels: LabelImage
     sources: NDArray[np.int64]
+    settings: PostprocessSettings
+    session: TuneSession | None = None
 
 
 def digest(labels: Any) -> str:

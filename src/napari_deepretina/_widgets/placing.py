@@ -32,6 +32,11 @@ def placement(layer: Any, axes: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def camera_of(viewer: Any) -> Any:
+    """The camera: napari 0.9 moved it to the scene, and warns of its old place."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+
+
 def _shear_between(layer: Any, first: int, second: int) -> float:
     """Napari keeps shear as the upper triangle, row by row."""
     rows, columns = np.triu_indices(layer.ndim, k=1)

@@ -25,16 +25,19 @@ class RunBox(QWidget):
 
     asked = Signal()
 
-    def __init__(self, viewer: napari.viewer.Viewer, hint: str) -> None:
+    def __init__(
+        self, viewer: napari.viewer.Viewer, hint: str, *, text: str = "Run", name: str = "run"
+    ) -> None:
         super().__init__()
         self._viewer = viewer
+        self._text = text
         self.worker: Any = None
         self._activity: progress | None = None
         self._partial: Any = None
         self._done: Callable[[Any], None] | None = None
         self._cancelled: Callable[[Any], None] | None = None
-        self.button = QPushButton("Run")
-        self.button.setObjectName("run")
+        self.button = QPushButton(text)
+        self.button.setObjectName(name)
         self.button.clicked.connect(self._on_clicked)
         self.bar = QProgressBar()
         self.bar.setObjectName("progress")
@@ -127,6 +130,6 @@ class RunBox(QWidget):
         if self._activity is not None:
             self._activity.close()
         self.worker, self._activity, self._partial = None, None, None
-        self.button.setText("Run")
+        self.button.setText(self._text)
         self.button.setEnabled(True)
         self.bar.setVisible(False)

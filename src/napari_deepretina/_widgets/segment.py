@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.jobs import ModelCache, segment_job
 from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import placement
@@ -113,6 +114,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.box)
         layout.addStretch()
         self._take_advice()
+        self.use_defaults(presets.load_default())
 
     def _image_choices(self, _: Any = None) -> list[str]:
         return [layer.name for layer in self._viewer.layers if isinstance(layer, Image)]
@@ -254,7 +256,13 @@ class SegmentWidget(QWidget):
         details = result.provenance() | {"index": list(run.index)}
         features = {k: np.concatenate([_nothing(v), v]) for k, v in result.features().items()}
         metadata = sign(result.labels, run.image_name, details)
-        metadata[RAW] = Remembered(result.prediction.raw, result.instances.sources)
+        chosen = {k: getattr(result.settings, k) for k in PostprocessSettings.model_fields}
+        metadata[RAW] = Remembered(
+            result.prediction.raw,
+            result.labels.copy(),
+            result.instances.sources,
+            PostprocessSettings(**chosen),
+        )
         target = run.target
         usable = (
             target is not None
@@ -263,12 +271,12 @@ class SegmentWidget(QWidget):
             and (run.replace_edited or not is_edited(target))
         )
         if target is not None and usable:
-            target.data = result.labels
+            target.data = result.labels.copy()
             target.features = features
             target.metadata = {**target.metadata, **metadata}
             return target
         layer = Labels(
-            result.labels,
+            result.labels.copy(),
             name=f"{run.image_name} nuclei",
             features=features,
             metadata=metadata,

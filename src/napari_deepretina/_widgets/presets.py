@@ -1,0 +1,59 @@
+"""Post-processing settings that a person keeps: presets by name, and defaults for Segment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import written_whole
+from napari_deepretina.postprocess import PostprocessSettings
+
+_DEFAULT = "segment-default"
+
+
+def folder() -> Path:
+    """Where they are kept; it need not exist."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("napari-deepretina", appauthor=False)) / "presets"
+
+
+def names() -> list[str]:
+    """Names of the presets, sorted."""
+    return sorted(p.stem for p in folder().glob("*.json") if p.stem != _DEFAULT)
+
+
+def save(name: str, settings: PostprocessSettings) -> None:
+    """Keep settings under a name, in place of those that had it; UserError if that cannot be."""
+    if not name or any(c in name for c in '/\\:*?"<>|') or name.startswith("."):
+        raise UserError(f"{name!r} cannot be the name of a preset: use letters, digits, blanks and dashes")
+    with written_whole(folder() / f"{name}.json") as part:
+        part.write_text(settings.model_dump_json(indent=2), "utf-8")
+
+
+def load(name: str) -> PostprocessSettings:
+    """The settings of a preset; UserError if there is none, or it is damaged."""
+    path = folder() / f"{name}.json"
+    try:
+        return PostprocessSettings.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValidationError) as error:
+        raise UserError(f"preset {name!r} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def save_default(settings: PostprocessSettings) -> None:
+    """Make settings the ones that Segment starts with."""
+    save(_DEFAULT, settings)
+
+
+def load_default() -> dict[str, Any]:
+    """Settings that Segment starts with; none if nobody chose any."""
+    path = folder() / f"{_DEFAULT}.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return PostprocessSettings.model_validate(content).model_dump()
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,94 @@
+"""A table of nuclei: columns of arrays, sorted by a click on a header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QTableView
+
+
+class _Columns(QAbstractTableModel):
+    """Equally long arrays, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns: dict[str, np.ndarray] = {}
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return len(next(iter(self.columns.values()), ()))
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return len(self.columns)
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if role != Qt.ItemDataRole.DisplayRole:
+            return None
+        value = list(self.columns.values())[index.column()][index.row()]
+        return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
+
+    def headerData(self, section: int, orientation: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
+        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+            return list(self.columns)[section]
+        return None
+
+    def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
+        keys = list(self.columns.values())[column]
+        rows = np.argsort(keys, kind="stable")
+        rows = rows if order == Qt.SortOrder.AscendingOrder else rows[::-1]
+        self.show({name: values[rows] for name, values in self.columns.items()})
+
+    def show(self, columns: dict[str, np.ndarray]) -> None:
+        self.beginResetModel()
+        self.columns = columns
+        self.endResetModel()
+
+
+class NucleiTable(QTableView):
+    """Shows a table with a column ``label``; ``chosen`` tells the label of a row that is clicked."""
+
+    chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._columns = _Columns()
+        self.setModel(self._columns)
+        self.setObjectName("nuclei")
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.verticalHeader().setVisible(False)
+        self.verticalHeader().setDefaultSectionSize(20)
+        self.horizontalHeader().setDefaultSectionSize(62)
+        self.horizontalHeader().sectionClicked.connect(self._sort_by)
+        self.clicked.connect(lambda index: self.chosen.emit(int(self.labels[index.row()])))
+        self._ascending: dict[int, bool] = {}
+
+    def show_columns(self, columns: dict[str, np.ndarray]) -> None:
+        """Show other columns, in the order given."""
+        self._columns.show(columns)
+        for place, name in enumerate(columns):
+            self.setColumnHidden(place, name in ("x", "y"))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the rows, from top to bottom."""
+        return self._columns.columns.get("label", np.zeros(0, np.int64))
+
+    def row(self, label: int) -> dict[str, Any] | None:
+        """The values of one nucleus, None if it is not there."""
+        where = np.flatnonzero(self.labels == label)
+        return {k: v[where[0]] for k, v in self._columns.columns.items()} if len(where) else None
+
+    def mark(self, label: int) -> None:
+        """Select the row of a nucleus and bring it into sight."""
+        where = np.flatnonzero(self.labels == label)
+        if len(where):
+            self.selectRow(int(where[0]))
+        else:
+            self.clearSelection()
+
+    def _sort_by(self, section: int) -> None:
+        self._ascending[section] = not self._ascending.get(section, False)
+        order = Qt.SortOrder.AscendingOrder if self._ascending[section] else Qt.SortOrder.DescendingOrder
+        self._columns.sort(section, order)

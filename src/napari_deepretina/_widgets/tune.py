@@ -1,0 +1,386 @@
+"""The Tune widget: labels that follow the sliders, from detections that the network made once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import napari.viewer
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, PushButton, Slider, SpinBox
+from napari.layers import Labels
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_deepretina._widgets import presets
+from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered, digest
+from napari_deepretina._widgets.review import ReviewPanel
+from napari_deepretina._widgets.running import RunBox
+from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina.errors import UserError
+from napari_deepretina.evaluation import match
+from napari_deepretina.evaluation.scores import score_image
+from napari_deepretina.evaluation.sweep import GRID, VIEWS_GRID, sweep
+from napari_deepretina.inference.steps import Progress
+from napari_deepretina.postprocess import PostprocessSettings
+from napari_deepretina.postprocess.pipeline import Postprocessor
+from napari_deepretina.postprocess.tuning import TuneSession
+
+NO_TRUTH = "–"
+TITLES = {
+    "nms": "overlap (NMS)",
+    "merge_iou": "merge IoU",
+    "dilation": "dilate / erode",
+    "min_area": "smallest area",
+    "max_area": "largest area (0: any)",
+    "drop_border": "drop at border",
+}
+"""What the sliders are called where their setting's name would not do."""
+REST_MS = 150
+"""After the hand rests for so long, what is too slow to follow it catches up."""
+
+
+@dataclass(frozen=True)
+class _Best:
+    settings: PostprocessSettings
+    score: float
+
+
+class TuneWidget(QWidget):
+    """Sliders over the raw detections of a layer that Segment made; the network does not run again."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._busy = False
+        self._followed: Labels | None = None
+        self.box = RunBox(
+            napari_viewer, "Move a slider: the labels follow.", text="Find best", name="find_best"
+        )
+        self.box.asked.connect(self.find_best)
+        self.review = ReviewPanel(napari_viewer, self.box)
+        self.review.edited.connect(self.retune)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self.catch_up)
+        self._build()
+        events = napari_viewer.layers.events
+        for event in (events.inserted, events.removed, events.reordered):
+            event.connect(self._refresh_layers)
+        self._refresh_layers()
+
+    # ---- form ----
+
+    def _build(self) -> None:
+        self.nuclei = ComboBox(label="nuclei", nullable=False, choices=self._tunable)
+        self.truth = ComboBox(label="truth", choices=self._truths)
+        self.preset = ComboBox(label="preset", choices=lambda _: ["as segmented", *presets.names()])
+        self.controls: dict[str, Any] = {
+            "score": FloatSlider(min=0.05, max=0.99, step=0.01),
+            "nms": FloatSlider(min=0.05, max=0.7, step=0.01),
+            "mask_threshold": FloatSlider(min=0.05, max=0.95, step=0.01),
+            "views": Slider(min=1, max=15),
+            "votes": Slider(min=1, max=15),
+            "merge_iou": FloatSlider(min=0.3, max=0.9, step=0.01),
+            "dilation": Slider(min=-5, max=10),
+            "min_area": SpinBox(min=1, max=1_000_000, value=4),
+            "max_area": SpinBox(min=0, max=100_000_000, value=0),
+            "fill_holes": CheckBox(text=""),
+            "drop_border": CheckBox(text=""),
+            "method": ComboBox(choices=["corrected", "original"]),
+        }
+        form = QFormLayout()
+        form.addRow("nuclei", self.nuclei.native)
+        form.addRow("preset", self.preset.native)
+        for name, control in self.controls.items():
+            control.native.setObjectName(name)
+            control.tooltip = PostprocessSettings.model_fields[name].description or ""
+            control.changed.connect(self.retune)
+            form.addRow(TITLES.get(name, name.replace("_", " ")), control.native)
+        form.addRow("truth", self.truth.native)
+        self.score_label = QLabel("")
+        self.score_label.setObjectName("live_score")
+        form.addRow("", self.score_label)
+        buttons = QHBoxLayout()
+        for name, text, action in (
+            ("reset", "Reset", self.reset),
+            ("save_preset", "Save preset…", self._ask_to_save),
+            ("use_as_default", "Use in Segment", self.use_as_default),
+            ("export", "Export…", self._ask_to_export),
+        ):
+            button = PushButton(text=text)
+            button.native.setObjectName(name)
+            button.changed.connect(lambda _=None, action=action: self._guarded(action))
+            buttons.addWidget(button.native)
+            setattr(self, f"_{name}_button", button)
+        for name in ("nuclei", "truth", "preset"):
+            getattr(self, name).native.setObjectName(name)
+        thresholds = QWidget()
+        column = QVBoxLayout(thresholds)
+        column.addLayout(form)
+        column.addLayout(buttons)
+        column.addStretch()
+        self.tabs = QTabWidget()
+        self.tabs.setObjectName("tabs")
+        self.tabs.addTab(thresholds, "Sliders")
+        self.tabs.addTab(self.review, "Review")
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.tabs)
+        layout.addWidget(self.box)
+        self.nuclei.changed.connect(self._on_layer_chosen)
+        self.preset.changed.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
+        self.truth.changed.connect(self.catch_up)
+
+    def _tunable(self, _: Any = None) -> list[str]:
+        return [x.name for x in self._viewer.layers if isinstance(x, Labels) and RAW in x.metadata]
+
+    def _truths(self, _: Any = None) -> list[str]:
+        mine = self.nuclei.value if hasattr(self, "nuclei") else None
+        others = [x.name for x in self._viewer.layers if isinstance(x, Labels) and x.name != mine]
+        return [NO_TRUTH, *others]
+
+    def _refresh_layers(self, event: Any = None) -> None:
+        self.nuclei.reset_choices()
+        self.truth.reset_choices()
+        self._on_layer_chosen()
+
+    def _on_layer_chosen(self, _: Any = None) -> None:
+        layer = self._layer()
+        if layer is self._followed:
+            return
+        if self._followed is not None and self._on_click in self._followed.mouse_drag_callbacks:
+            self._followed.mouse_drag_callbacks.remove(self._on_click)
+        self._followed = layer
+        self.truth.reset_choices()
+        if layer is None:
+            self.review.show_layer(None, None)
+            return
+        layer.mouse_drag_callbacks.append(self._on_click)
+        self._show(self._begun_with(layer))
+        self.review.show_layer(layer, self._session(layer))
+
+    def _layer(self) -> Labels | None:
+        name = self.nuclei.value
+        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name]
+        return layers[0] if layers and RAW in layers[0].metadata else None
+
+    def _session(self, layer: Labels) -> TuneSession:
+        remembered: Remembered = layer.metadata[RAW]
+        if remembered.session is None:
+            remembered.session = TuneSession(remembered.raw, remembered.labels, remembered.sources)
+            remembered.session.retune(self._begun_with(layer), remembered.labels)
+        return remembered.session
+
+    @staticmethod
+    def _begun_with(layer: Labels) -> PostprocessSettings:
+        """Settings that the layer was made with."""
+        told = layer.metadata[KEY]["settings"]
+        return PostprocessSettings(**{k: v for k, v in told.items() if k in PostprocessSettings.model_fields})
+
+    def settings(self) -> PostprocessSettings:
+        """The sliders' values."""
+        values = {name: control.value for name, control in self.controls.items()}
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+        return PostprocessSettings(**rounded, max_lost=self._max_lost)
+
+    def _show(self, settings: PostprocessSettings) -> None:
+        """Set the sliders without acting on it."""
+        layer = self._layer()
+        views = layer.metadata[RAW].raw.view_count if layer is not None else 1
+        self._busy = True
+        try:
+            self._max_lost = settings.max_lost
+            for name in ("views", "votes"):
+                self.controls[name].max = max(2, views)
+                self.controls[name].enabled = views > 1
+            self.controls["merge_iou"].enabled = views > 1
+            shown = settings.model_copy(
+                update={"views": settings.views or views, "votes": settings.votes or -(-views // 3)}
+            )
+            for name, control in self.controls.items():
+                value = getattr(shown, name)
+                low, high = getattr(control, "min", None), getattr(control, "max", None)
+                control.value = value if low is None or high is None else min(max(value, low), high)
+        finally:
+            self._busy = False
+
+    # ---- acting ----
+
+    def retune(self, _: Any = None) -> None:
+        """Labels for where the sliders stand; called at every move."""
+        layer = self._layer()
+        if self._busy or layer is None:
+            return
+        session = self._session(layer)
+        layer.data = session.retune(self.settings(), np.asarray(layer.data))
+        self._rest.start()
+
+    def catch_up(self, _: Any = None) -> None:
+        """Features, table, score and provenance for the labels as they are now."""
+        layer = self._layer()
+        if layer is None:
+            return
+        session = self._session(layer)
+        data = np.asarray(layer.data)
+        table = session.table(data)
+        none = {k: np.array([0 if v.dtype.kind in "iu" else "" if v.dtype == object else np.nan], v.dtype)
+                for k, v in table.items()}  # fmt: skip
+        layer.features = {k: np.concatenate([none[k], v]) for k, v in table.items()}
+        touched = bool(session.touched or session.accepted)
+        mark = layer.metadata[KEY]
+        mark["settings"] = mark["settings"] | self.settings().model_dump()
+        mark["digest"] = "edited" if touched else digest(data)
+        self.review.show_layer(layer, session)
+        self._tell_score(data)
+
+    def _tell_score(self, data: np.ndarray) -> None:
+        truth = self._truth()
+        if truth is None:
+            self.score_label.setText("")
+        elif truth.shape != data.shape:
+            self.score_label.setText(f"the truth is {truth.shape}, the nuclei are {data.shape}")
+        else:
+            scored = score_image(match(truth, data))
+            self.score_label.setText(
+                f"score {scored.dsb_score:.3f}, AP50 {scored.ap[0]:.3f}: {scored.hits[0]} hits, "
+                f"{scored.true - scored.hits[0]} missed, {scored.predicted - scored.hits[0]} extra"
+            )
+
+    def _truth(self) -> np.ndarray | None:
+        name = self.truth.value
+        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name]
+        return np.asarray(layers[0].data) if layers and name != NO_TRUTH else None
+
+    def reset(self) -> None:
+        """Sliders back to where Segment had them; edits stay."""
+        layer = self._chosen()
+        remembered: Remembered = layer.metadata[RAW]
+        self._show(remembered.settings)
+        self.retune()
+
+    def load_preset(self, name: str) -> None:
+        """Set the sliders to a preset."""
+        if self._layer() is None:
+            return
+        if name not in presets.names():
+            self.reset()
+            return
+        self._show(presets.load(name))
+        self.retune()
+
+    def save_preset(self, name: str) -> None:
+        """Keep where the sliders stand under a name."""
+        presets.save(name.strip(), self.settings())
+        self.preset.reset_choices()
+        self.box.say(f"Preset {name.strip()!r} is saved.")
+
+    def use_as_default(self) -> None:
+        """Make Segment work with these settings from now on, here and in sessions to come."""
+        settings = self.settings()
+        presets.save_default(settings)
+        for widget in QApplication.allWidgets():
+            if isinstance(widget, SegmentWidget):
+                widget.use_defaults(settings.model_dump())
+        self.box.say("Segment nuclei works with these settings from now on.")
+
+    def find_best(self) -> None:
+        """Sweep the settings for the best score against the truth, off the GUI thread."""
+        layer, truth = self._layer(), self._truth()
+        if layer is None or truth is None or truth.shape != layer.data.shape:
+            self.box.say("Choose a truth layer of the same size first: labels known to be right.", show_error)
+            return
+        raw = layer.metadata[RAW].raw
+        grid = GRID | (VIEWS_GRID if raw.view_count > 1 else {})
+        self.box.start(
+            "Find best", _sweep_job, Postprocessor(raw), truth, self.settings(), grid, done=self._on_best
+        )
+
+    def _on_best(self, best: _Best) -> None:
+        self._show(best.settings)
+        self.retune()
+        self.box.say(f"Best score found: {best.score:.3f}; the sliders stand there now.")
+
+    def export(self, path: str) -> None:
+        """Save the nuclei in the format of the file's name; see the package's writers."""
+        from napari_deepretina._widgets import io
+
+        layer = self._chosen()
+        data, meta, _ = layer.as_layer_data_tuple()
+        writers = {
+            ".csv": io.write_labels_rle, ".json": io.write_labels_coco, ".zip": io.write_labels_rois,
+            ".tif": io.write_labels_tiff, ".tiff": io.write_labels_tiff,
+        }  # fmt: skip
+        kind = Path(path).suffix.lower()
+        if kind not in writers:
+            raise UserError(f"{path!r}: end the name with {', '.join(writers)}")
+        write = io.write_labels_table if path.lower().endswith("_table.csv") else writers[kind]
+        write(path, data, meta)
+        self.box.say(f"Saved {path}")
+
+    def _ask_to_save(self) -> None:
+        name, chosen = QInputDialog.getText(self, "Save preset", "Name of the preset:")
+        if chosen:
+            self.save_preset(name)
+
+    def _ask_to_export(self) -> None:
+        layer = self._chosen()
+        kinds = "Run lengths (*.csv);;Table (*_table.csv);;COCO (*.json);;ImageJ ROIs (*.zip);;TIFF (*.tif)"
+        path, _ = QFileDialog.getSaveFileName(self, "Export nuclei", f"{layer.name}.tif", kinds)
+        if path:
+            self.export(path)
+
+    def _chosen(self) -> Labels:
+        layer = self._layer()
+        if layer is None:
+            raise UserError("There is nothing to tune yet: run Segment nuclei first.")
+        return layer
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except UserError as error:
+            self.box.say(str(error), show_error)
+
+    def _on_click(self, layer: Labels, event: Any) -> None:
+        """A click on a nucleus chooses it; painting and the like are left alone."""
+        if layer.mode != "pan_zoom":
+            return
+        view = {"view_direction": event.view_direction, "dims_displayed": event.dims_displayed}
+        value = layer.get_value(event.position, **view, world=True)
+        if value:
+            self.review.refresh()
+            self.review.choose(int(value))
+            row = self.review.told.text()
+            self.box.status.setText(row)
+
+    def event(self, event: QEvent) -> bool:
+        """A closed dock only loses its parent."""
+        if event.type() == QEvent.ParentChange and self.parent() is None:
+            self.box.cancel()
+        return super().event(event)
+
+
+def _sweep_job(
+    postprocess: Postprocessor, truth: np.ndarray, start: PostprocessSettings, grid: dict[str, Any]
+) -> Generator[Any, None, _Best]:
+    steps = sweep(postprocess, truth, start, grid)
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            return _Best(*end.value)
+        yield Progress(done, "trying settings")

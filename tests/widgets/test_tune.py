@@ -1,0 +1,319 @@
+"""Tune and review, driven as a person drives them."""
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QPushButton
+
+from napari_deepretina._widgets import presets
+from napari_deepretina._widgets.own_labels import RAW
+from napari_deepretina._widgets.placing import camera_of
+from napari_deepretina._widgets.review import TOOLS
+from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.segment import segment
+from napari_deepretina.instances import relabel_sequential
+
+IMAGE, TRUTH = synthetic_nuclei((160, 192), 14, diameter=30, seed=3)
+
+
+class Tuned:
+    """Segmented nuclei with the Tune widget over them."""
+
+    def __init__(self, panel, qtbot, result):
+        self.panel, self.qtbot, self.viewer = panel, qtbot, panel.viewer
+        self.image = panel.viewer.add_image(IMAGE, name="cells", scale=(0.5, 0.5))
+        run = panel.widget
+        layers = [self.image, result]
+        # The network ran once for all tests: put its result in as the widget does.
+        from napari_deepretina._widgets.segment import _Run
+
+        placed = {"scale": (0.5, 0.5)}
+        self.layer = run._show(layers[1], _Run("cells", self.image, placed, (None, None), None, False))
+        self.dock, self.widget = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+        self.review = self.widget.review
+
+    @property
+    def labels(self):
+        return np.asarray(self.layer.data)
+
+    def set(self, **values):
+        for name, value in values.items():
+            self.widget.controls[name].value = value
+
+    def rest(self):
+        self.qtbot.waitUntil(lambda: not self.widget._rest.isActive(), timeout=5000)
+
+    def press(self, name):
+        self.qtbot.mouseClick(self.widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
+
+    def told(self):
+        return self.widget.box.status.text()
+
+    def draw(self, kind, *corners):
+        self.press("line" if kind == "line" else "rectangle")
+        tools = self.viewer.layers[TOOLS]
+        assert self.viewer.layers.selection.active is tools
+        assert tools.mode == f"add_{kind}"
+        tools.add(np.array(corners, float), shape_type=kind)
+
+
+@pytest.fixture(scope="module")
+def results(nuclei_model):
+    from napari_deepretina.inference.segment import segment_steps
+    from napari_deepretina.inference.settings import SegmentSettings
+    from napari_deepretina.inference.steps import drain
+
+    settings = (SegmentSettings(score=0.6, tta=tta) for tta in ("none", "flips"))
+    return [drain(segment_steps(IMAGE, nuclei_model, s, tunable=True)) for s in settings]
+
+
+@pytest.fixture
+def tuned(panel, qtbot, results):
+    return Tuned(panel, qtbot, results[0])
+
+
+@pytest.fixture
+def many(panel, qtbot, results):
+    return Tuned(panel, qtbot, results[1])
+
+
+def test_labels_follow_the_sliders_and_keep_their_ids(tuned):
+    before = tuned.labels.copy()
+    tuned.set(score=0.98)
+    fewer = tuned.labels.copy()
+    assert 0 < len(np.unique(fewer)) < len(np.unique(before))
+    for label in np.unique(fewer[fewer > 0]):
+        assert (before[fewer == label] == label).mean() > 0.9
+    tuned.set(dilation=3)
+    assert (tuned.labels > 0).sum() > (fewer > 0).sum()
+    tuned.set(dilation=0, score=0.6)
+    assert np.array_equal(tuned.labels, before)
+    tuned.set(min_area=10_000)
+    assert tuned.labels.max() == 0
+    tuned.press("reset")
+    assert np.array_equal(tuned.labels, before)
+
+
+def test_features_and_table_catch_up(tuned):
+    tuned.set(score=0.9)
+    tuned.rest()
+    table = tuned.layer.features
+    ids = np.unique(tuned.labels[tuned.labels > 0])
+    assert sorted(table["label"].iloc[1:]) == ids.tolist()
+    assert {"confidence", "score", "votes", "area", "state"} <= set(table.columns)
+    assert sorted(tuned.review.table.labels) == ids.tolist()
+    assert tuned.layer.metadata["napari-deepretina"]["settings"]["score"] == 0.9
+    tuned.review.table.horizontalHeader().sectionClicked.emit(0)
+    assert tuned.review.table.labels.tolist() == ids.tolist()
+
+
+def test_views_can_be_tuned(many):
+    assert many.widget.controls["views"].max == 4
+    counts = {}
+    for votes in (1, 4):
+        many.set(votes=votes)
+        counts[votes] = (many.labels > 0).sum()
+    assert counts[4] < counts[1]
+    many.set(views=1)
+    assert many.labels.max() > 8
+    many.set(method="original")
+    assert many.labels.max() > 8
+
+
+def test_with_one_view_its_sliders_rest(tuned):
+    assert not tuned.widget.controls["votes"].enabled
+    assert not tuned.widget.controls["merge_iou"].enabled
+
+
+def test_painted_nuclei_outlive_the_sliders(tuned, monkeypatch):
+    painted = 500
+    tuned.layer.data_setitem(tuple(np.mgrid[:6, :6].reshape(2, -1)), painted)
+    tuned.set(score=0.95)
+    tuned.set(score=0.3, min_area=4)
+    assert (tuned.labels == painted).sum() == 36
+    tuned.rest()
+    asked = []
+    monkeypatch.setattr(tuned.panel.widget, "_ask_about_edits", lambda name: asked.append(name) or "cancel")
+    tuned.panel.widget.run()
+    assert asked == ["cells nuclei"]
+
+
+def test_presets_are_saved_loaded_and_become_segments_defaults(tuned):
+    tuned.set(score=0.77, dilation=2)
+    tuned.widget.save_preset("my cells")
+    assert presets.load("my cells").dilation == 2
+    tuned.press("reset")
+    assert tuned.widget.settings().dilation == 0
+    tuned.widget.preset.value = "my cells"
+    assert tuned.widget.settings().score == 0.77
+    tuned.press("use_as_default")
+    values = tuned.panel.widget.settings()
+    assert (values["score"], values["dilation"]) == (0.77, 2)
+    fresh = SegmentWidget(tuned.viewer)
+    tuned.qtbot.addWidget(fresh)
+    assert fresh.settings()["dilation"] == 2
+    with pytest.raises(UserError, match="cannot be the name"):
+        presets.save("a/b", tuned.widget.settings())
+    (presets.folder() / "bad.json").write_text("{}}")
+    with pytest.raises(UserError, match="cannot be read"):
+        presets.load("bad")
+    for file in presets.folder().iterdir():
+        file.unlink()
+
+
+def test_the_score_is_live_and_the_best_is_found(tuned):
+    tuned.press("find_best")
+    assert "Choose a truth layer" in tuned.told()
+    tuned.viewer.add_labels(TRUTH, name="truth")
+    tuned.viewer.add_labels(TRUTH[:50], name="small")
+    tuned.widget.truth.value = "small"
+    assert "the truth is (50, 192)" in tuned.widget.score_label.text()
+    tuned.widget.truth.value = "truth"
+    tuned.set(score=0.99, mask_threshold=0.9)
+    tuned.rest()
+
+    def score():
+        return float(tuned.widget.score_label.text().split(",")[0].split()[1])
+
+    poor = score()
+    tuned.press("find_best")
+    tuned.qtbot.waitUntil(lambda: "Best score found" in tuned.told(), timeout=60_000)
+    tuned.rest()
+    assert score() > poor
+    assert f"{score():.3f}" in tuned.told()
+
+
+def test_a_click_tells_about_a_nucleus(tuned):
+    y, x = np.argwhere(tuned.labels == 4)[30]
+
+    class Click:
+        position = (y * 0.5, x * 0.5)
+        view_direction = None
+        dims_displayed = (0, 1)
+
+    for callback in tuned.layer.mouse_drag_callbacks:
+        callback(tuned.layer, Click)
+    row = tuned.review.table.row(4)
+    assert tuned.told().startswith(f"Nucleus 4: score {row['score']:.2f}, seen by 1 of 1 views")
+    assert f"{(tuned.labels == 4).sum()} pixels" in tuned.told()
+
+
+def test_going_through_the_doubtful_ones(tuned):
+    order = tuned.review.table.labels.tolist()
+    tuned.press("next")
+    assert tuned.layer.selected_label == order[0]
+    row = tuned.review.table.row(order[0])
+    assert camera_of(tuned.viewer).center[-2:] == pytest.approx((row["y"] / 2, row["x"] / 2))
+    tuned.press("next")
+    tuned.press("previous")
+    assert tuned.layer.selected_label == order[0]
+    tuned.press("accept")
+    assert tuned.layer.selected_label == order[1]
+    tuned.press("delete")
+    assert not (tuned.labels == order[1]).any()
+    assert tuned.review.table.row(order[0])["state"] == "accepted"
+    tuned.set(score=0.99, min_area=5000)
+    assert (tuned.labels == order[0]).any()
+    tuned.set(score=0.3, min_area=4)
+    assert not (tuned.labels == order[1]).any()
+    tuned.review.choose(order[0])
+    tuned.press("release")
+    tuned.set(score=0.99, min_area=5000)
+    assert not (tuned.labels == order[0]).any()
+
+
+def test_every_step_can_be_undone(tuned):
+    before = tuned.labels.copy()
+    tuned.press("next")
+    tuned.press("accept")
+    tuned.press("delete")
+    tuned.press("undo")
+    assert np.array_equal(tuned.labels, before)
+    tuned.press("undo")
+    assert not tuned.review.session.accepted
+
+
+def centre(labels, label):
+    return np.argwhere(labels == label).mean(axis=0)
+
+
+def test_merge_and_split_under_a_line(tuned):
+    before = tuned.labels.copy()
+    tuned.press("merge")
+    assert "Draw a line first" in tuned.told()
+    a, b = centre(before, 1), centre(before, 2)
+    tuned.draw("line", a, b)
+    tuned.press("merge")
+    assert (tuned.labels[before == 2] == 1).all()
+    tuned.press("undo")
+    assert np.array_equal(tuned.labels, before)
+    middle = centre(before, 5)
+    tuned.draw("line", middle - (30, 0), middle + (30, 0))
+    tuned.press("split")
+    pieces = np.unique(tuned.labels[before == 5])
+    assert len(pieces) == 2
+    assert pieces.max() > before.max()
+    tuned.set(score=0.5)
+    assert len(np.unique(tuned.labels[before == 5])) == 2
+
+
+def test_looking_again_inside_a_box(tuned, qtbot):
+    tuned.press("again")
+    assert "Draw a box first" in tuned.told()
+    before = tuned.labels.copy()
+    ys, xs = np.nonzero(before == 3)
+    y0, x0, y1, x1 = max(0, ys.min() - 20), max(0, xs.min() - 20), ys.max() + 20, xs.max() + 20
+    tuned.draw("rectangle", (y0, x0), (y0, x1), (y1, x1), (y1, x0))
+    tuned.press("again")
+    qtbot.waitUntil(lambda: "found in the box" in tuned.told(), timeout=60_000)
+    assert not (tuned.labels == 3).any()
+    new = tuned.labels[before == 3]
+    assert (new > before.max()).mean() > 0.6
+    outside = np.ones_like(before, bool)
+    outside[y0 : y1 + 2, x0 : x1 + 2] = False
+    assert np.array_equal(tuned.labels[outside], before[outside])
+
+
+@pytest.mark.parametrize("name", ["n.csv", "n_table.csv", "n.json", "n.zip", "n.tif"])
+def test_export(tuned, tmp_path, name):
+    tuned.widget.export(str(tmp_path / name))
+    assert (tmp_path / name).stat().st_size > 100
+    assert "Saved" in tuned.told()
+
+
+def test_unknown_formats_are_told(tuned, tmp_path):
+    with pytest.raises(UserError, match="end the name with"):
+        tuned.widget.export(str(tmp_path / "n.doc"))
+
+
+def test_without_nuclei_the_panel_says_what_to_do(panel):
+    _, widget = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+    widget._guarded(widget.reset)
+    assert "run Segment nuclei first" in widget.box.status.text()
+    widget.review._guarded(widget.review.delete)
+    assert "run Segment nuclei first" in widget.box.status.text()
+
+
+def test_the_layer_may_go_at_any_time(tuned):
+    tuned.viewer.layers.remove(tuned.layer)
+    tuned.set(score=0.9)
+    tuned.review._guarded(tuned.review.delete)
+    assert "run Segment nuclei first" in tuned.told()
+
+
+def test_segmenting_again_begins_anew(tuned, results):
+    from napari_deepretina._widgets.segment import _Run
+
+    tuned.set(score=0.95)
+    run = _Run("cells", tuned.image, {}, (None, None), tuned.layer, True)
+    tuned.panel.widget._show(results[1], run)
+    assert tuned.layer.metadata[RAW].session is None
+    assert np.array_equal(relabel_sequential(tuned.labels), results[1].labels)
+    tuned.set(score=0.5)
+    assert tuned.labels.max() > 5
+
+
+def test_the_network_result_is_the_same_as_without_tuning(results, nuclei_model):
+    assert np.array_equal(results[0].labels, segment(IMAGE, model=nuclei_model, score=0.6).labels)
