@@ -90,7 +90,11 @@ def _from_counts(counted: dict[str, Any], shape: tuple[int, int]) -> tuple[Box, 
     ends = np.cumsum(runs)
     starts, lengths = ends[:-1][::2], runs[1::2]
     filled = lengths > 0
-    return rle.from_runs(starts[filled], lengths[filled], shape[0]) if filled.any() else None
+    if not filled.any():
+        return None
+    owner = np.zeros(np.count_nonzero(filled), np.int64)
+    boxes, masks = rle.from_runs(starts[filled], lengths[filled], owner, shape[0])
+    return boxes[0], masks[0]
 
 
 def _decompressed(text: str) -> list[int]:

@@ -5,6 +5,8 @@ Pixels are numbered from 1 down the columns; an object is "start length start le
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,63 +69,83 @@ def decode(strings: list[str], shape: tuple[int, int]) -> Instances:
         If a string is not pairs of positive integers, runs past the image, or holds a pixel twice; the
         message gives the object's position and the offending value.
     """
-    boxes, masks = [], []
+    numbers, values = [], []
     for number, string in enumerate(strings, start=1):
-        if not string.strip():
-            continue
-        try:
-            starts, lengths = _parse(string, shape[0] * shape[1])
-        except ValueError as error:
-            raise ValueError(f"object {number}: {error}") from None
-        box, mask = from_runs(starts, lengths, shape[0])
-        boxes.append(box)
-        masks.append(mask)
+        if string.strip():
+            numbers.append(number)
+            values.append(_integers(string, number))
+    flat = np.fromiter(itertools.chain.from_iterable(values), np.int64)
+    owner = np.repeat(np.arange(len(values)), [len(v) // 2 for v in values])
+    starts, lengths = flat[::2] - 1, flat[1::2]
+    pixels = shape[0] * shape[1]
+    bad = (starts < 0) | (lengths < 1) | (starts >= pixels) | (lengths > pixels - starts)
+    if bad.any():
+        k = int(np.argmax(bad))
+        run = f"{starts[k] + 1} {lengths[k]}"
+        raise ValueError(f"object {numbers[owner[k]]}: run {run!r} lies outside an image of {pixels} pixels")
+    order = np.lexsort((starts, owner))
+    starts, lengths = starts[order], lengths[order]
+    twice = (starts[1:] < starts[:-1] + lengths[:-1]) & (owner[1:] == owner[:-1])
+    if twice.any():
+        k = int(np.argmax(twice))
+        first, second = (f"{starts[n] + 1} {lengths[n]}" for n in (k, k + 1))
+        raise ValueError(f"object {numbers[owner[k]]}: runs {first!r} and {second!r} overlap")
+    boxes, masks = from_runs(starts, lengths, owner, shape[0])
     return Instances.drawn(boxes, masks, shape)
 
 
+def _integers(string: str, number: int) -> list[int]:
+    """An even number of integers that fit into 64 bits."""
+    try:
+        values = [int(word) for word in string.split()]
+    except ValueError:
+        raise ValueError(f"object {number}: {string[:40]!r} is not a list of integers") from None
+    if len(values) % 2:
+        raise ValueError(f"object {number}: {len(values)} numbers; runs come in pairs")
+    if max(values) >= 2**62 or min(values) < -(2**62):
+        raise ValueError(f"object {number}: {string[:40]!r} is not a list of integers of a possible size")
+    return values
+
+
 def from_runs(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64], height: int
-) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
-    """One object from its runs.
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], owner: NDArray[np.int64], height: int
+) -> tuple[list[tuple[int, int, int, int]], list[NDArray[np.bool_]]]:
+    """Objects from their runs, all at once.
 
     Parameters
     ----------
-    starts : (R,) rising, numbered from 0 down the columns, R ≥ 1.
-    lengths : (R,) positive; runs do not overlap.
+    starts : (R,) numbered from 0 down the columns, rising within each object.
+    lengths : (R,) positive; runs of an object do not overlap.
+    owner : (R,) 0…N - 1, rising; every object has a run.
     height : of the image.
 
     Returns
     -------
-    box : (x0, y0, x1, y1), x1 and y1 exclusive.
-    mask : bool, in that box.
+    boxes : N times (x0, y0, x1, y1), x1 and y1 exclusive.
+    masks : N bool arrays, each in its box.
     """
-    x0, x1 = int(starts[0]) // height, int(starts[-1] + lengths[-1] - 1) // height + 1
-    frame = np.zeros((x1 - x0) * height, bool)
-    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    frame[np.repeat(starts - x0 * height, lengths) + within] = True
-    columns = frame.reshape(x1 - x0, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    y0, y1 = int(rows[0]), int(rows[-1]) + 1
-    return (x0, y0, x1, y1), np.ascontiguousarray(columns[:, y0:y1].T)
-
-
-def _parse(string: str, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted zero-based starts and the lengths of one object's runs, checked."""
-    try:
-        values = np.array(string.split(), dtype=np.int64)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{string[:40]!r} is not a list of integers") from None
-    if len(values) % 2:
-        raise ValueError(f"{len(values)} numbers; runs come in pairs")
-    starts, lengths = values[::2] - 1, values[1::2]
-    bad = np.flatnonzero((starts < 0) | (lengths < 1) | (starts >= pixels) | (lengths > pixels - starts))
-    if len(bad):
-        run = f"{values[::2][bad[0]]} {lengths[bad[0]]}"
-        raise ValueError(f"run {run!r} lies outside an image of {pixels} pixels")
-    order = np.argsort(starts, kind="stable")
-    starts, lengths = starts[order], lengths[order]
-    twice = np.flatnonzero(starts[1:] < starts[:-1] + lengths[:-1])
-    if len(twice):
-        first, second = (f"{starts[k] + 1} {lengths[k]}" for k in (twice[0], twice[0] + 1))
-        raise ValueError(f"runs {first!r} and {second!r} overlap")
-    return starts, lengths
+    if not len(starts):
+        return [], []
+    ends = starts + lengths
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    last = np.append(first[1:], len(owner)) - 1
+    x0, x1 = starts[first] // height, (ends[last] - 1) // height + 1
+    # A run that goes on into the next column spans all rows.
+    wraps = starts // height != (ends - 1) // height
+    y0 = np.minimum.reduceat(np.where(wraps, 0, starts % height), first)
+    y1 = np.maximum.reduceat(np.where(wraps, height, (ends - 1) % height + 1), first)
+    tall, areas = y1 - y0, (y1 - y0) * (x1 - x0)
+    offsets = np.cumsum(areas) - areas
+    # Each object's box stands in one line, column after column; there, runs are contiguous again.
+    shift = (offsets - x0 * tall - y0)[owner]
+    begin = (starts // height) * tall[owner] + starts % height + shift
+    edges = np.zeros(int(areas.sum()) + 1, np.int8)
+    np.add.at(edges, begin, 1)
+    np.subtract.at(edges, begin + lengths, 1)
+    line = np.cumsum(edges[:-1], dtype=np.int8).view(bool)
+    boxes = list(zip(x0.tolist(), y0.tolist(), x1.tolist(), y1.tolist(), strict=True))
+    masks = [
+        line[offset : offset + area].reshape(-1, rows).T
+        for offset, area, rows in zip(offsets.tolist(), areas.tolist(), tall.tolist(), strict=True)
+    ]
+    return boxes, masks

@@ -23,9 +23,7 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_threshold: 
     return order[alive[order]]
 
 
-def survivors(
-    pairs: Pairs, scores: NDArray[np.float32], among: NDArray[np.bool_] | None = None
-) -> NDArray[np.bool_]:
+def survivors(pairs: Pairs, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which boxes greedy suppression keeps, given the pairs that exclude each other.
 
     All boxes without a better rival are kept at once and theirs go, until nothing changes: the same
@@ -34,13 +32,12 @@ def survivors(
     Parameters
     ----------
     scores : (N,); of equal ones the first is better.
-    among : (N,) only these take part; by default all.
 
     Returns
     -------
     (N,) bool.
     """
-    alive = np.ones(len(scores), bool) if among is None else among.copy()
+    alive = np.ones(len(scores), bool)
     # first < second, so on equal scores the first one wins
     first_wins = scores[pairs.first] >= scores[pairs.second]
     winner = np.where(first_wins, pairs.first, pairs.second)

@@ -14,7 +14,9 @@ from napari_deepretina.postprocess.original import dilated, finish, merge_views
 from napari_deepretina.postprocess.overlaps import resolve_overlaps
 from napari_deepretina.postprocess.pairs import Pairs, overlapping_pairs
 from napari_deepretina.postprocess.settings import PostprocessSettings
-from napari_deepretina.postprocess.votes import group_views, vote
+from napari_deepretina.postprocess.votes import Placed, group_views, view_pairs, vote
+
+SCORE_MARGIN = 0.1
 
 
 def postprocess(raw: RawInstances, settings: PostprocessSettings | None = None) -> Instances:
@@ -36,52 +38,82 @@ class Postprocessor:
 
     def __init__(self, raw: RawInstances) -> None:
         self.raw = raw
-        self._pairs: Pairs | None = None
-        self._thinned: tuple[tuple[float, float, int], NDArray[np.int64]] | None = None
-        self._grouped: tuple[tuple[float, float, int, float], NDArray[np.int64]] | None = None
+        self._overlaps: Pairs | None = None
+        self._survivors: tuple[float, NDArray[np.int64]] | None = None
+        self._same: tuple[tuple[float, float, float], NDArray[np.int64], Pairs] | None = None
+        self._voted: tuple[tuple[int, float, int], dict[bytes, Placed]] | None = None
 
     def __call__(self, settings: PostprocessSettings) -> Instances:
         """The final instances for one choice of settings."""
         views = min(settings.views or self.raw.view_count, self.raw.view_count)
         votes = min(settings.votes, views) or -(-views // 3)
-        kept = self._thin(settings, views)
+        kept = self._thin(settings.nms)
+        kept = kept[self._wanted(kept, settings.score, views)]
         raw = self.raw[kept]
         if settings.method == "original":
             instances = _original(raw, settings, views, votes)
-        elif views > 1:
-            leader = self._group(raw, settings, views)
-            instances = vote(
-                raw,
-                leader,
-                votes=votes,
-                mask_threshold=settings.mask_threshold,
-                dilation=0 if settings.fill_holes else settings.dilation,
-            )
-            instances = _resolved(instances, settings)
         else:
-            instances = _placed(raw, settings.mask_threshold, 0 if settings.fill_holes else settings.dilation)
+            # holes are filled before anything grows over them
+            dilation = 0 if settings.fill_holes else settings.dilation
+            if views > 1:
+                instances = self._vote(kept, raw, settings, views, votes, dilation)
+            else:
+                instances = _placed(raw, settings.mask_threshold, dilation)
             instances = _resolved(instances, settings)
         instances = _chosen(instances, settings)
         return replace(instances, sources=kept[instances.sources])
 
-    def _thin(self, settings: PostprocessSettings, views: int) -> NDArray[np.int64]:
-        """Detections above the score floor that NMS leaves, highest score first."""
-        key = (settings.score, settings.nms, views)
-        if self._thinned is None or self._thinned[0] != key:
-            raw = self.raw
-            if self._pairs is None:
-                self._pairs = overlapping_pairs(raw.boxes, raw.views)
-            among = (raw.scores >= settings.score) & (raw.views < views)
-            alive = survivors(self._pairs.above(settings.nms), raw.scores, among)
-            order = np.argsort(-raw.scores, kind="stable")
-            self._thinned = key, order[alive[order]]
-        return self._thinned[1]
+    def _wanted(self, places: NDArray[np.int64], score: float, views: int) -> NDArray[np.bool_]:
+        wanted: NDArray[np.bool_] = (self.raw.scores[places] >= score) & (self.raw.views[places] < views)
+        return wanted
 
-    def _group(self, raw: RawInstances, settings: PostprocessSettings, views: int) -> NDArray[np.int64]:
-        key = (settings.score, settings.nms, views, settings.merge_iou)
-        if self._grouped is None or self._grouped[0] != key:
-            self._grouped = key, group_views(raw, settings.merge_iou)
-        return self._grouped[1]
+    def _thin(self, nms: float) -> NDArray[np.int64]:
+        """Detections that NMS leaves, highest score first.
+
+        Lower scores never suppress higher ones, so this holds for every score floor.
+        """
+        if self._survivors is None or self._survivors[0] != nms:
+            if self._overlaps is None:
+                self._overlaps = overlapping_pairs(self.raw.boxes, self.raw.views)
+            alive = survivors(self._overlaps.above(nms), self.raw.scores)
+            order = np.argsort(-self.raw.scores, kind="stable")
+            self._survivors = nms, order[alive[order]]
+        return self._survivors[1]
+
+    def _vote(
+        self,
+        kept: NDArray[np.int64],
+        raw: RawInstances,
+        settings: PostprocessSettings,
+        views: int,
+        votes: int,
+        dilation: int,
+    ) -> Instances:
+        leader = group_views(raw, self._pairs_of_views(settings, views))
+        key = (votes, settings.mask_threshold, dilation)
+        known = self._voted[1] if self._voted is not None and self._voted[0] == key else None
+        instances, answered = vote(
+            raw, leader, votes=votes, mask_threshold=settings.mask_threshold, dilation=dilation,
+            known=known, names=kept,
+        )  # fmt: skip
+        self._voted = key, answered
+        return instances
+
+    def _pairs_of_views(self, settings: PostprocessSettings, views: int) -> Pairs:
+        """Pairs of the detections wanted; found for a little lower scores too, for a slider's next move."""
+        cached = self._same
+        same = cached is not None and cached[0][:2] == (settings.nms, settings.merge_iou)
+        if cached is None or not same or settings.score < cached[0][2]:
+            floor = max(0.0, settings.score - SCORE_MARGIN)
+            wide = self._thin(settings.nms)
+            wide = wide[self.raw.scores[wide] >= floor]
+            found = view_pairs(self.raw[wide], settings.merge_iou)
+            cached = self._same = (settings.nms, settings.merge_iou, floor), wide, found
+        _, wide, pairs = cached
+        wanted = self._wanted(wide, settings.score, views)
+        both = wanted[pairs.first] & wanted[pairs.second]
+        place = np.cumsum(wanted) - 1
+        return Pairs(place[pairs.first[both]], place[pairs.second[both]], pairs.iou[both])
 
 
 def _placed(raw: RawInstances, mask_threshold: float, dilation: int = 0) -> Instances:

@@ -7,36 +7,44 @@ from numpy.typing import NDArray
 
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.postprocess.masks import frames_of, sample_masks, unbatched
-from napari_deepretina.postprocess.pairs import close_pairs
+from napari_deepretina.postprocess.pairs import Pairs, close_pairs
 
 
-def group_views(raw: RawInstances, merge_iou: float) -> NDArray[np.int64]:
+def view_pairs(raw: RawInstances, merge_iou: float) -> Pairs:
+    """Pairs of detections of different views that may be the same nucleus, ready for `group_views`."""
+    pairs = close_pairs(raw.boxes, merge_iou)
+    other = raw.views[pairs.first] != raw.views[pairs.second]
+    first, second, iou = pairs.first[other], pairs.second[other], pairs.iou[other]
+    order = np.lexsort((-iou, first))
+    return Pairs(first[order], second[order], iou[order])
+
+
+def group_views(raw: RawInstances, pairs: Pairs) -> NDArray[np.int64]:
     """Group detections of different views by their boxes.
 
     The best detection not yet in a group starts one, and takes from each other view the detection that
-    overlaps it most, if that is at least `merge_iou`. The order of the views does not matter.
+    overlaps it most, of those in `pairs`. The order of the views does not matter.
 
     Parameters
     ----------
     raw : highest score first, overlaps within a view thinned out already.
+    pairs : from `view_pairs`.
 
     Returns
     -------
     (N,) int64, for each detection the first one of its group.
     """
-    pairs = close_pairs(raw.boxes, merge_iou)
-    other = raw.views[pairs.first] != raw.views[pairs.second]
-    first, second, iou = pairs.first[other], pairs.second[other], pairs.iou[other]
-    # A leader comes before its followers, so only pairs (earlier, later) matter; best overlap first.
-    order = np.lexsort((-iou, first))
-    followers = second[order].tolist()
-    starts = np.searchsorted(first[order], np.arange(len(raw) + 1)).tolist()
+    # A leader comes before its followers, so pairs (earlier, later) are all there are.
+    followers = pairs.second.tolist()
+    starts = np.searchsorted(pairs.first, np.arange(len(raw) + 1)).tolist()
     views = raw.views.tolist()
     leader = [-1] * len(raw)
     for i in range(len(raw)):
         if leader[i] >= 0:
             continue
         leader[i] = i
+        if starts[i] == starts[i + 1]:
+            continue
         seen = {views[i]}
         for j in followers[starts[i] : starts[i + 1]]:
             if leader[j] < 0 and views[j] not in seen:
@@ -45,9 +53,20 @@ def group_views(raw: RawInstances, merge_iou: float) -> NDArray[np.int64]:
     return np.asarray(leader, np.int64)
 
 
+Placed = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Frame and mask of one nucleus."""
+
+
 def vote(
-    raw: RawInstances, leader: NDArray[np.int64], *, votes: int, mask_threshold: float, dilation: int = 0
-) -> Instances:
+    raw: RawInstances,
+    leader: NDArray[np.int64],
+    *,
+    votes: int,
+    mask_threshold: float,
+    dilation: int = 0,
+    known: dict[bytes, Placed] | None = None,
+    names: NDArray[np.int64] | None = None,
+) -> tuple[Instances, dict[bytes, Placed]]:
     """One object a group: the pixels that at least `votes` of its views hold for the nucleus.
 
     Parameters
@@ -55,30 +74,59 @@ def vote(
     raw : detections of at most 255 views.
     leader : from `group_views`.
     dilation : as in `place_masks`.
+    known : what a call with the same votes, threshold and dilation answered; groups of the same members
+        are taken from it.
+    names : (N,) what members are called in `known`; by default their places in `raw`.
 
     Returns
     -------
-    Instances
-        They may overlap and be empty. Scores are means over the group, classes those of the best
+    instances : they may overlap and be empty. Scores are means over the group, classes those of the best
         detection, votes the size of the group, sources its best detection's place in `raw`.
+    known : for the next call.
     """
     order = np.argsort(leader, kind="stable")
-    leaders, starts, sizes = np.unique(leader[order], return_index=True, return_counts=True)
+    leaders, sizes = np.unique(leader, return_counts=True)
     enough = sizes >= votes
     order = order[np.repeat(enough, sizes)]
     leaders, sizes = leaders[enough], sizes[enough]
     if not len(leaders):
-        return Instances.empty(raw.shape)
+        return Instances.empty(raw.shape), {}
     starts = np.cumsum(sizes) - sizes
-    boxes, cut = raw.boxes[order], np.float32(mask_threshold * 255)
-    around = np.concatenate(
-        [np.minimum.reduceat(boxes[:, :2], starts), np.maximum.reduceat(boxes[:, 2:], starts)], axis=1
+    members = (order if names is None else names[order]).astype(np.int64)
+    keys = [members[a:b].tobytes() for a, b in zip(starts.tolist(), (starts + sizes).tolist(), strict=True)]
+    known = known or {}
+    new = np.array([key not in known for key in keys])
+    fresh = order[np.repeat(new, sizes)]
+    placed = _voted(raw[fresh], sizes[new], votes, mask_threshold, dilation)
+    answered = {key: known[key] for key in keys if key in known}
+    answered |= dict(zip((k for k, n in zip(keys, new.tolist(), strict=True) if n), placed, strict=True))
+    instances = Instances(
+        boxes=np.stack([answered[key][0] for key in keys]),
+        masks=tuple(answered[key][1] for key in keys),
+        scores=(np.add.reduceat(raw.scores[order], starts) / sizes).astype(np.float32),
+        classes=raw.classes[leaders],
+        shape=raw.shape,
+        votes=sizes.astype(np.int32),
+        sources=leaders,
     )
+    return instances, answered
+
+
+def _voted(
+    raw: RawInstances, sizes: NDArray[np.int64], votes: int, mask_threshold: float, dilation: int
+) -> list[Placed]:
+    """Frame and mask of each group; `raw` holds one group after the other, of the sizes given."""
+    if not len(sizes):
+        return []
+    starts = np.cumsum(sizes) - sizes
+    cut = np.float32(mask_threshold * 255)
+    low, high = raw.boxes[:, :2], raw.boxes[:, 2:]
+    around = np.concatenate([np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)], axis=1)
     frames = frames_of(around, raw.shape, max(0, dilation))
-    group = np.repeat(np.arange(len(leaders)), sizes)
-    masks: list[NDArray[np.bool_]] = [np.zeros((0, 0), bool)] * len(leaders)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    masks: list[NDArray[np.bool_]] = [np.zeros((0, 0), bool)] * len(sizes)
     partial: dict[int, NDArray[np.uint8]] = {}
-    for some, values in sample_masks(raw.masks[order], boxes, frames[group]):
+    for some, values in sample_masks(raw.masks, raw.boxes, frames[group]):
         groups, begins = np.unique(group[some], return_index=True)
         counts = np.add.reduceat((values > cut).view(np.uint8), begins, axis=0, dtype=np.uint8)
         # A group may go on from the batch before: its votes so far wait there.
@@ -89,12 +137,4 @@ def vote(
         placed = unbatched(counts >= votes, frames[groups], dilation, raw.shape)
         for g, mask in zip(groups.tolist(), placed, strict=True):
             masks[g] = mask
-    return Instances(
-        boxes=frames,
-        masks=tuple(masks),
-        scores=(np.add.reduceat(raw.scores[order], starts) / sizes).astype(np.float32),
-        classes=raw.classes[leaders],
-        shape=raw.shape,
-        votes=sizes.astype(np.int32),
-        sources=leaders,
-    )
+    return list(zip(frames, masks, strict=True))
