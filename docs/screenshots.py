@@ -11,12 +11,14 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import napari
+import numpy as np
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QPushButton
+from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -35,18 +37,70 @@ def pause(seconds: float) -> None:
     wait_for(lambda: time.monotonic() > end)
 
 
-def shoot(viewer: napari.Viewer, path: Path) -> None:
-    """The whole window, reduced to a small picture."""
-    pause(0.5)
-    pixels = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
+def save(pixels: np.ndarray, path: Path, size: int = 1200) -> None:
+    """A small picture."""
+    picture = Image.fromarray(pixels[..., :3])
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
     picture.quantize(128).save(path, optimize=True)
     print(path, picture.size)
 
 
+def shoot(viewer: napari.Viewer, path: Path) -> None:
+    """The whole window."""
+    pause(0.5)
+    save(viewer.screenshot(canvas_only=False, flash=False), path)
+
+
+def press(widget: QWidget, name: str) -> None:
+    """Click a button by its object name."""
+    QTest.mouseClick(widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
+
+
+def segment(viewer: napari.Viewer, image: str | None, out: Path) -> QWidget:
+    """Error, mid-run and result of the Segment widget."""
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    press(widget, "run")
+    pause(2.0)
+    shoot(viewer, out / "segment-error.png")
+    if image:
+        viewer.open(image)
+    else:
+        viewer.open_sample("napari-deepretina", "fluorescence")
+    pause(0.5)
+    press(widget, "run")
+    wait_for(lambda: widget.box.bar.value() > 40)
+    shoot(viewer, out / "segment-running.png")
+    wait_for(lambda: widget.box.button.text() == "Run")
+    pause(6)  # until the notification has gone
+    shoot(viewer, out / "segment-result.png")
+    return widget
+
+
+def tune(viewer: napari.Viewer, panel: Any, out: Path) -> None:
+    """Tune in use, labels following a slider, and the review table."""
+    panel.views.value = "flips"
+    press(panel, "run")
+    wait_for(lambda: panel.box.button.text() == "Cancel")
+    wait_for(lambda: panel.box.button.text() == "Run")
+    viewer.window.remove_dock_widget("all")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+    pause(6)
+    shoot(viewer, out / "tune-sliders.png")
+    frames = []
+    for score in (0.95, 0.8, 0.5, 0.2):
+        widget.controls["score"].value = score
+        pause(0.5)
+        frames.append(viewer.screenshot(canvas_only=True, flash=False)[..., :3])
+    save(np.concatenate(frames, axis=1), out / "tune-series.png", 1600)
+    widget.tabs.setCurrentIndex(1)
+    press(widget, "next")
+    press(widget, "accept")
+    pause(1)
+    shoot(viewer, out / "tune-review.png")
+
+
 def main() -> None:
-    """Error, mid-run and result."""
+    """All pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", nargs="?")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
@@ -54,26 +108,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer()
     viewer.window.resize(1500, 950)
-    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
-    button = widget.findChild(QPushButton, "run")
-
-    def click() -> None:
-        QTest.mouseClick(button, Qt.MouseButton.LeftButton)
-
-    click()
-    pause(2.0)
-    shoot(viewer, arguments.out / "segment-error.png")
-    if arguments.image:
-        viewer.open(arguments.image)
-    else:
-        viewer.open_sample("napari-deepretina", "fluorescence")
-    pause(0.5)
-    click()
-    wait_for(lambda: widget.box.bar.value() > 40)
-    shoot(viewer, arguments.out / "segment-running.png")
-    wait_for(lambda: button.text() == "Run")
-    pause(6)  # until the notification has gone
-    shoot(viewer, arguments.out / "segment-result.png")
+    tune(viewer, segment(viewer, arguments.image, arguments.out), arguments.out)
     viewer.close()
 
 

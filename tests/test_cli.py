@@ -107,6 +107,34 @@ def test_a_part_of_the_split_is_segmented_alone(tmp_path, capsys):
     assert "is a single file" in capsys.readouterr().err
 
 
+def test_a_submission_as_the_competition_takes_it(tmp_path):
+    """Kaggle folder in, one CSV out: a row an object, an empty row for an image without any."""
+    for name, image in (
+        ("full", synthetic_nuclei((100, 120), 8, diameter=26)[0]),
+        ("empty", np.zeros((64, 64))),
+    ):
+        (tmp_path / "stage2" / name / "images").mkdir(parents=True)
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / "stage2" / name / "images" / f"{name}.png")
+    arguments = ["segment", str(tmp_path / "stage2"), "--out", str(tmp_path / "out"), "--format", "rle"]
+    assert main([*arguments, "--tta", "deep-retina", "--method", "original"]) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"submission.csv", "run.json"}
+    lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
+    assert lines[0] == "ImageId,EncodedPixels"
+    assert lines[1] == "empty,"
+    assert len(lines) >= 2 + 5
+    taken = set()
+    for line in lines[2:]:
+        name, runs = line.split(",")
+        numbers = list(map(int, runs.split()))
+        assert name == "full"
+        pixels = {p for s, n in zip(numbers[::2], numbers[1::2], strict=True) for p in range(s, s + n)}
+        assert not pixels & taken
+        assert pixels <= set(range(1, 100 * 120 + 1))
+        taken |= pixels
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["settings"]["tta"], run["settings"]["method"]) == ("deep-retina", "original")
+
+
 def usage_cases(tmp_path):
     image = tmp_path / "i.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
