@@ -155,7 +155,8 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         required=True,
         nargs="+",
         metavar="PATH",
-        help="folders or zips: image/label pairs or the Kaggle layout",
+        help="folders or zips (image/label pairs, Kaggle layout), COCO JSON, or toy-shapes; "
+        "PATH@3 counts thrice",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN_DIR", help="the run's folder")
     parser.add_argument(
@@ -180,13 +181,16 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="STAGE.KEY=VALUE",
         help="change the recipe; may be repeated",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan: images, steps, expected time and memory"
+    )
     parser.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from napari_deepretina.training.run import run_training
 
-    weights = run_training(
+    answer = run_training(
         arguments.recipe,
         arguments.data,
         arguments.out,
@@ -196,8 +200,14 @@ def _train(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         devices=arguments.devices,
         overrides=arguments.set,
+        dry_run=arguments.dry_run,
     )
-    print(f"best weights: {weights}" if weights.exists() else "no weights yet: resume to go on")
+    if isinstance(answer, str):
+        print(answer)
+    elif answer.exists():
+        print(f"best weights: {answer}")
+    else:
+        print("no weights yet: resume to go on")
     return 0
 
 

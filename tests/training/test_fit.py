@@ -15,7 +15,8 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.model.weights import load_model, read_info
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint
-from napari_deepretina.training.fit import fit, typical_diameter
+from napari_deepretina.training.fit import fit
+from napari_deepretina.training.judge import typical_diameter
 from napari_deepretina.training.recipe import Recipe, Stage
 from napari_deepretina.training.run import load_imagenet, split_data, starting_point
 

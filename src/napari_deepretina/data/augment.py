@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,20 +12,32 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 from torch import Tensor
 
+from napari_deepretina.instances.labels import bounding_boxes
+
 
 class Augmentation(BaseModel):
     """Ranges that a random crop is drawn from; zero or one switches an operation off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    geometry: Literal["free", "deep-retina"] = "free"
+    """free draws zoom and place around nuclei; deep-retina does as the original (see `enlarge`)."""
     scale: tuple[float, float] = (0.6, 1.6)
-    """Zoom on top of the scale used at inference, drawn log-uniformly."""
+    """free: zoom on top of the scale used at inference, drawn log-uniformly."""
+    enlarge: float = Field(default=1.2, gt=0)
+    """deep-retina: the scale is drawn from m to the larger of this and m · zoom, where m brings the short
+    side to the crop's."""
+    zoom: float = Field(default=1.5, gt=0)
+    corner: Literal["random", "top-left"] = "random"
+    """deep-retina: where the crop lies; top-left is the bug that the winning weights were made with."""
     aspect: float = Field(default=1.2, ge=1)
     """One axis, at even odds, is stretched by up to this."""
     rotation: float = Field(default=15, ge=0, le=180)
     """Half the crops are turned by up to this many degrees, either way."""
     flips: bool = True
     """Mirror images and quarter turns."""
+    channel_shift: float = Field(default=0, ge=0)
+    """Largest shift of each channel, in grey levels of 255, within the crop's own range."""
     gamma: float = Field(default=1.5, ge=1)
     brightness: float = Field(default=0.1, ge=0)
     contrast: float = Field(default=0.2, ge=0, lt=1)
@@ -37,8 +51,23 @@ class Augmentation(BaseModel):
     """Largest standard deviation of added Gaussian noise."""
     blur: float = Field(default=1.0, ge=0)
     """Largest sigma, in pixels; a quarter of the crops is blurred."""
+    stain: float = Field(default=0, ge=0, lt=1)
+    """Colour images: how much the strength of each stain (haematoxylin, eosin, DAB) varies."""
+    paste: float = Field(default=0, ge=0, le=1)
+    """Probability that some of the crop's nuclei are copied to free places, mirrored."""
     centred: float = Field(default=0.7, ge=0, le=1)
-    """Probability that a crop is laid around a nucleus instead of anywhere."""
+    """free: probability that a crop is laid around a nucleus instead of anywhere."""
+
+
+DEEP_RETINA = {
+    **dict.fromkeys(("brightness", "contrast", "colour", "grey", "invert", "noise", "blur"), 0),
+    "geometry": "deep-retina",
+    "gamma": 1,
+    "aspect": 1.3,
+    "rotation": 10,
+    "channel_shift": 15,
+}
+"""Values that make an `Augmentation` the original's of step 1."""
 
 
 def random_crop(
@@ -61,16 +90,61 @@ def random_crop(
     Returns
     -------
     image : (3, size, size) float32 tensor, bilinear; 0 beyond the border.
-    labels : (size, size) int32, nearest neighbour; 0 beyond the border.
+    labels : (size, size) int32, nearest neighbour; 0 beyond the border. Copies of nuclei (`paste`) have
+        the id of the copied one plus ``labels.max() + 1``.
     """
-    matrix = _output_to_input(labels, size, base_scale, settings, rng)
-    grid = _sampling_grid(matrix, size, labels.shape)
+    if settings.geometry == "deep-retina":
+        matrix, shown = _as_the_original(labels.shape, size, settings, rng)
+        grid = _sampling_grid(matrix, size, labels.shape)
+        grid[0][torch.from_numpy(~shown)] = 2.0  # beyond the border: reads as 0
+    else:
+        matrix = _output_to_input(labels, size, base_scale, settings, rng)
+        grid = _sampling_grid(matrix, size, labels.shape)
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     view = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
     # float64 holds every int32 id exactly
     ids = torch.from_numpy(labels.astype(np.float64))[None, None]
     turned = F.grid_sample(ids, grid.double(), mode="nearest", align_corners=False)[0, 0]
-    return _recoloured(view, settings, rng), turned.numpy().astype(np.int32)
+    seen = turned.numpy().astype(np.int32)
+    if settings.paste and rng.random() < settings.paste:
+        view, seen = _pasted(view, seen, int(labels.max()) + 1, rng)
+    return _recoloured(view, settings, rng), seen
+
+
+def _as_the_original(
+    shape: tuple[int, ...], size: int, s: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Deep Retina's chain as one matrix: scale, stretch, crop, flips, quarter turns, small rotation.
+
+    Returns
+    -------
+    matrix : as `_output_to_input`.
+    shown : (size, size) bool, False where the small rotation turned the crop's outside in, which the
+        original fills with zeros.
+    """
+    least = size / min(shape)
+    zoom = rng.uniform(least, max(s.enlarge, least * s.zoom))
+    stretch = np.array([zoom, zoom])
+    stretch[rng.integers(2)] *= rng.uniform(1, s.aspect)
+    extent = np.array(shape[::-1], float)
+    room = np.maximum(0, np.round(extent * stretch).astype(int) - size)
+    offset = rng.integers(0, room + 1) if s.corner == "random" else np.zeros(2, int)
+    turn = np.eye(2)
+    if s.flips:
+        turn = np.diag(rng.choice([-1.0, 1.0], 2)) @ _rotation(rng.integers(4) * np.pi / 2).round()
+    small = np.eye(2)
+    shown = np.ones((size, size), bool)
+    if s.rotation and rng.random() < 0.5:
+        small = _rotation(np.deg2rad(rng.uniform(-s.rotation, s.rotation)))
+        before = np.abs(_offsets(size)[..., :2] @ small.T)
+        shown &= (before <= size / 2).all(axis=-1)
+    linear = np.diag(1 / stretch) @ turn @ small
+    centre = (offset + size / 2) / stretch
+    return np.concatenate([linear, centre[:, None]], axis=1), shown
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _output_to_input(
@@ -81,10 +155,9 @@ def _output_to_input(
     stretch = np.array([zoom, zoom])
     stretch[rng.integers(2)] *= rng.uniform(1, s.aspect)
     angle = np.deg2rad(rng.uniform(-s.rotation, s.rotation)) if rng.random() < 0.5 else 0.0
-    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = _rotation(angle)
     if s.flips:
-        angle = rng.integers(4) * np.pi / 2
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).round()
+        turn = _rotation(rng.integers(4) * np.pi / 2).round()
         linear = linear @ turn @ np.diag(rng.choice([-1.0, 1.0], 2))
     linear = np.diag(1 / stretch) @ linear
     extent = np.array(labels.shape[::-1], float)
@@ -105,14 +178,48 @@ def _output_to_input(
 
 def _sampling_grid(matrix: NDArray[np.float64], size: int, shape: tuple[int, ...]) -> Tensor:
     """(1, size, size, 2) coordinates as `grid_sample` wants them."""
-    offsets = np.arange(size) + 0.5 - size / 2
-    x, y = np.meshgrid(offsets, offsets)
-    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ matrix.T
+    places = _offsets(size) @ matrix.T
     extent = np.array(shape[::-1], float)
     return torch.from_numpy((2 * places / extent - 1).astype(np.float32))[None]
 
 
+def _offsets(size: int) -> NDArray[np.float64]:
+    """(size, size, 3) of (x, y, 1), measured from the crop's centre."""
+    offsets = np.arange(size) + 0.5 - size / 2
+    x, y = np.meshgrid(offsets, offsets)
+    return np.stack([x, y, np.ones_like(x)], axis=-1)
+
+
+def _pasted(
+    view: Tensor, labels: NDArray[np.int32], shift: int, rng: np.random.Generator
+) -> tuple[Tensor, NDArray[np.int32]]:
+    """Copy up to half of the nuclei, mirrored, to places where no other is; their ids rise by `shift`."""
+    ids, boxes = bounding_boxes(labels)
+    view, labels = view.clone(), labels.copy()
+    for k in rng.permutation(len(ids))[: len(ids) // 2 + 1]:
+        x0, y0, x1, y1 = boxes[k].tolist()
+        height, width = y1 - y0, x1 - x0
+        mask = labels[y0:y1, x0:x1] == ids[k]
+        flip = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
+        y, x = rng.integers(0, np.array(labels.shape) - (height, width) + 1).tolist()
+        there = labels[y : y + height, x : x + width]
+        moved = np.flip(mask, flip)
+        if there[moved].any():
+            continue
+        pixels = torch.flip(view[:, y0:y1, x0:x1], [axis + 1 for axis in flip])
+        target = view[:, y : y + height, x : x + width]
+        target.copy_(torch.where(torch.from_numpy(moved.copy()), pixels, target))
+        there[moved] = ids[k] + shift
+    return view, labels
+
+
 def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
+    if s.stain and _coloured(view):
+        view = _restained(view, s.stain, rng)
+    if s.channel_shift:
+        shifts = rng.uniform(-s.channel_shift, s.channel_shift, 3) / 255
+        low, high = float(view.min()), float(view.max())
+        view = (view + torch.from_numpy(shifts.astype(np.float32))[:, None, None]).clamp(low, high)
     if rng.random() < s.grey:
         view = view.mean(dim=0, keepdim=True).expand(3, -1, -1)
     if rng.random() < s.invert:
@@ -131,6 +238,15 @@ def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tens
         noise = rng.standard_normal(size, np.float32) * rng.uniform(0, s.noise)
         view = view + torch.from_numpy(np.asarray(noise, np.float32))
     return view.clamp(-0.5, 1.5).contiguous()
+
+
+def _restained(view: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Other strengths of the stains (Ruifrok and Johnston 2001, as scikit-image separates them)."""
+    from skimage.color import hed2rgb, rgb2hed
+
+    stains = rgb2hed(np.clip(view.numpy().transpose(1, 2, 0), 0, 1))
+    stains *= 1 + rng.uniform(-amount, amount, 3)
+    return torch.from_numpy(np.asarray(hed2rgb(stains), np.float32).transpose(2, 0, 1))
 
 
 def _coloured(view: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from napari_deepretina.data.augment import Augmentation, random_crop
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.sample import Dataset
+from napari_deepretina.errors import UserError
 from napari_deepretina.instances.labels import bounding_boxes
 from napari_deepretina.model.targets import Target
 
@@ -27,16 +28,34 @@ class Batch:
     images: Tensor
     targets: list[Target]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.images.to(device), [t.to(device) for t in self.targets])
 
-def collate(items: list[tuple[Tensor, Target]]) -> Batch:
-    """Stack crops into a batch."""
-    return Batch(torch.stack([i for i, _ in items]), [t for _, t in items])
+    def parts(self, count: int) -> list[Batch]:
+        """Equal parts, one after the other."""
+        size = len(self.targets) // count
+        chunks = torch.split(self.images, size)
+        return [Batch(c, self.targets[k * size : (k + 1) * size]) for k, c in enumerate(chunks)]
 
 
-class CropStream(torch.utils.data.Dataset[tuple[Tensor, Target]]):
+Crop = tuple[Tensor, Target]
+
+
+def collate(items: list[Crop | UserError]) -> Batch | UserError:
+    """Stack crops into a batch; the first error instead, where a crop could not be made."""
+    crops = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        crops.append(item)
+    return Batch(torch.stack([i for i, _ in crops]), [t for _, t in crops])
+
+
+class CropStream(torch.utils.data.Dataset[Crop | UserError]):
     """Crop number k is a pure function of (seed, k): the same for any number of workers.
 
-    Every image comes once in each round of ``len(dataset)`` crops, in a new order each round.
+    A round goes through the images as the sampler counts them, in a new order each round.
     Decoded images are kept in memory as they were read, normalised only when cropped.
     """
 
@@ -49,45 +68,73 @@ class CropStream(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         augmentation: Augmentation,
         seed: int,
         length: int,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
         self._dataset = dataset
+        self._positions = np.arange(len(dataset)) if positions is None else positions
         self._size = size
         self._short_side = short_side
         self._augmentation = augmentation
         self._seed = seed
         self._length = length
         self._cache: dict[int, tuple[NDArray[np.float16], NDArray[np.int32]]] = {}
+        self._class_of: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Target]:
-        lap, place = divmod(number, len(self._dataset))
-        order = np.random.default_rng([self._seed, 0, lap]).permutation(len(self._dataset))
-        image, labels = self._decoded(int(order[place]))
+    def __getitem__(self, number: int) -> Crop | UserError:
+        """A crop, or why it could not be made: as a value, for it may come from another process."""
+        try:
+            return self.crop(number)
+        except UserError as error:
+            return error
+        except OSError as error:
+            return UserError(f"an image cannot be read any more: {error}")
+
+    def crop(self, number: int) -> Crop:
+        """Crop number k, or an error."""
+        lap, place = divmod(number, len(self._positions))
+        order = np.random.default_rng([self._seed, 0, lap]).permutation(len(self._positions))
+        index = int(self._positions[order[place]])
+        image, labels = self._decoded(index)
         rng = np.random.default_rng([self._seed, 1, number])
         base = max(1.0, self._short_side / min(labels.shape))
         view, ids = random_crop(image.astype(np.float32), labels, self._size, base, self._augmentation, rng)
-        return view, target_of(ids)
+        return view, target_of(ids, self._class_of[index])
 
     def _decoded(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         if index not in self._cache:
             sample = self._dataset[index]
-            self._cache[index] = normalise(sample.image).astype(np.float16), sample.labels
+            ids, inverse = np.unique(sample.labels, return_inverse=True)
+            if len(ids) == 0 or ids[0] != 0:
+                ids, inverse = np.concatenate([[0], ids]), inverse + 1
+            known = sample.classes or {}
+            self._class_of[index] = np.array([0, *(known.get(i, 1) for i in ids[1:].tolist())], np.int64)
+            compact = inverse.reshape(sample.labels.shape).astype(np.int32)
+            self._cache[index] = normalise(sample.image).astype(np.float16), compact
         return self._cache[index]
 
 
-def target_of(labels: NDArray[np.int32]) -> Target:
-    """Truth of a crop: boxes from the label image, slivers left out, every object of class 1."""
+def target_of(labels: NDArray[np.int32], class_of: NDArray[np.int64] | None = None) -> Target:
+    """Truth of a crop: boxes from the label image, slivers left out.
+
+    Parameters
+    ----------
+    class_of : class of each id; ids from its length on are copies and counted anew. By default every
+        object is of class 1.
+    """
     ids, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     compact = inverse.reshape(labels.shape).astype(np.int32)
     if ids[0] != 0:
         compact, counts = compact + np.int32(1), np.concatenate([[0], counts])
+        ids = np.concatenate([[0], ids])
     present, boxes = bounding_boxes(compact)
     keep = counts[present] >= SMALLEST
+    classes = np.ones(len(ids), np.int64) if class_of is None else class_of[ids % len(class_of)]
     return Target(
         boxes=torch.from_numpy(boxes[keep].astype(np.float32)),
-        classes=torch.ones(int(keep.sum()), dtype=torch.int64),
+        classes=torch.from_numpy(classes[present[keep]]),
         ids=torch.from_numpy(present[keep]),
         labels=torch.from_numpy(compact),
     )

@@ -9,9 +9,23 @@ from napari_deepretina.errors import UserError
 
 
 class JoinedDataset:
-    """One data set after the other; names must be unique over all of them."""
+    """One data set after the other; names must be unique over all of them.
 
-    def __init__(self, parts: Sequence[Dataset]) -> None:
+    Attributes
+    ----------
+    class_names : of classes 1, 2, …; the same for all parts.
+    weights : copies of each image in a round of training, from the weights of the parts.
+    """
+
+    def __init__(self, parts: Sequence[Dataset], weights: Sequence[int] | None = None) -> None:
+        weights = weights or [1] * len(parts)
+        self.weights = [w for part, w in zip(parts, weights, strict=True) for _ in range(len(part))]
+        names = [tuple(getattr(part, "class_names", ("nucleus",))) for part in parts]
+        if len(set(names)) > 1:
+            raise UserError(
+                f"the data sets tell different classes apart: {' and '.join(map(str, set(names)))}"
+            )
+        self.class_names = names[0] if names else ("nucleus",)
         self._places = [(part, i) for part in parts for i in range(len(part))]
         self.names: Sequence[str] = [part.names[i] for part, i in self._places]
         if len(set(self.names)) < len(self.names):

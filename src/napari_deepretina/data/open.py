@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from napari_deepretina.data.coco_dataset import CocoDataset
 from napari_deepretina.data.files import is_image, open_tree, stem
 from napari_deepretina.data.kaggle import KaggleDataset
 from napari_deepretina.data.pairs import PairsDataset
 from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.split import Split, find_split
 from napari_deepretina.errors import UserError
+
+TOY_SHAPES = "toy-shapes"
 
 
 def is_kaggle(names: Sequence[str]) -> bool:
@@ -20,7 +24,9 @@ def is_kaggle(names: Sequence[str]) -> bool:
 
 
 def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
-    """Open annotated images: image/label pairs or the Kaggle layout, in a folder or a zip.
+    """Open annotated images: image/label pairs or the Kaggle layout in a folder or a zip, or COCO JSON.
+
+    The name ``toy-shapes`` stands for generated shapes of three classes.
 
     Returns
     -------
@@ -31,6 +37,11 @@ def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
     UserError
         If nothing annotated is found.
     """
+    if str(path) == TOY_SHAPES:
+        return ShapesDataset(), None
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".json" and path.is_file():
+        return CocoDataset(path), None
     tree = open_tree(path)
     dataset: Dataset = KaggleDataset(tree) if is_kaggle(tree.names()) else PairsDataset(tree)
     if not len(dataset):

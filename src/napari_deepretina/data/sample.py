@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,15 +22,19 @@ class Sample:
     name : unique in its data set.
     image : (H, W) or (H, W, 3), any real dtype.
     labels : (H, W) int32, 0 background.
+    classes : class of each id, 1…C; ids that are not in it are of class 1.
     """
 
     name: str
     image: NDArray[Any]
     labels: LabelImage
+    classes: Mapping[int, int] | None = None
 
 
 class Dataset(Protocol):
     """Anything with names and samples can be trained on and scored against.
+
+    With several classes, ``class_names`` names classes 1, 2, …, and samples tell the class of each id.
 
     Ten lines make one's own::
 
@@ -67,6 +71,7 @@ class Subset:
                 f"{missing[0]!r}: does the split belong to it?"
             )
         self.names: Sequence[str] = list(names)
+        self.class_names = tuple(getattr(dataset, "class_names", ("nucleus",)))
         self._dataset = dataset
         self._index = [where[n] for n in names]
 

@@ -7,24 +7,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class EventLog:
     """Appends to ``events.jsonl`` and TensorBoard files in the run's folder.
 
     Every line is an object with ``event``, ``time`` (seconds since the epoch) and ``step``.
     Numbers in it also become TensorBoard scalars named ``event/key``. A line is written whole
-    or not at all, so a reader may follow the file while it grows.
+    or not at all, so a reader may follow the file while it grows. One that is not active, as on all
+    processes of a distributed run but the first, writes nothing.
     """
 
-    def __init__(self, folder: Path, *, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, *, quiet: bool = False, active: bool = True) -> None:
+        self._active, self._quiet = active, quiet
+        if not active:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self._lines = (folder / "events.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(folder)
-        self._quiet = quiet
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Log one event at a global step."""
+        if not self._active:
+            return
         line = json.dumps({"event": event, "time": round(time.time(), 3), "step": step, **values})
         self._lines.write(line + "\n")
         self._lines.flush()
@@ -35,12 +43,18 @@ class EventLog:
             numbers = {k: _short(v) for k, v in values.items() if isinstance(v, int | float | str)}
             print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
 
+    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """Show a (H, W, 3) picture in TensorBoard."""
+        if self._active:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
     def __enter__(self) -> EventLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._board.close()
+        if self._active:
+            self._lines.close()
+            self._board.close()
 
 
 def _short(value: object) -> str:

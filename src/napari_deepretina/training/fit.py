@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
-import signal
+import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from napari_deepretina import __version__
 from napari_deepretina.data.crops import Batch, CropStream, collate
 from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import fast_cpu_bfloat16
 from napari_deepretina.model.network import MaskRCNN, build
-from napari_deepretina.model.weights import WeightsInfo, save_weights
+from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint
+from napari_deepretina.training.control import Control
 from napari_deepretina.training.events import EventLog
+from napari_deepretina.training.judge import Judge, describe
 from napari_deepretina.training.recipe import Recipe, Stage, to_toml
-from napari_deepretina.training.validate import validate
+from napari_deepretina.training.trainable import (
+    choose_layers,
+    mean_square_penalty,
+    optimizer_of,
+    set_modes,
+)
 
 
 @dataclass
@@ -38,6 +43,41 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = -1.0
+
+
+@dataclass
+class Run:
+    """What stays the same while training."""
+
+    fabric: Fabric
+    recipe: Recipe
+    train: Dataset
+    out: Path
+    log: EventLog
+    control: Control
+    judge: Judge
+
+
+@dataclass
+class Meter:
+    """Means of the losses and the speed since the last line of the log."""
+
+    begun: float = field(default_factory=time.perf_counter)
+    images: int = 0
+    sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def add(self, images: int, values: dict[str, torch.Tensor]) -> None:
+        """Count one step."""
+        self.images += images
+        for name, value in values.items():
+            self.sums.setdefault(name, []).append(value.detach())
+
+    def read(self) -> dict[str, float]:
+        """The means, and begin anew."""
+        told = {name: torch.stack(v).mean().item() for name, v in self.sums.items()}
+        told["images_per_second"] = self.images / (time.perf_counter() - self.begun)
+        self.begun, self.images, self.sums = time.perf_counter(), 0, {}
+        return told
 
 
 def fit(
@@ -64,7 +104,7 @@ def fit(
         architecture.
     resume : go on from ``out/checkpoints/last.ckpt``; the weights become bit for bit those of an
         uninterrupted run on the same machine.
-    accelerator, devices : as Fabric understands them.
+    accelerator, devices : as Fabric understands them; under torchrun, its own numbers count.
 
     Returns
     -------
@@ -73,158 +113,142 @@ def fit(
     Raises
     ------
     UserError
-        If the loss stops being finite; the last checkpoint stays.
+        If the loss stops being finite, an image cannot be read, or the disk is full; the last
+        checkpoint stays.
     """
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=_precision(recipe, accelerator))
+    rounds = {s.sampler: len(round_of(train, s.sampler)) for s in recipe.stages if not s.steps}
+    recipe = recipe.model_copy(
+        update={"stages": tuple(s.resolved(rounds.get(s.sampler, 0)) for s in recipe.stages)}
+    )
+    fabric = Fabric(accelerator=accelerator, precision=_precision(recipe, accelerator), **_processes(devices))
     fabric.launch()
     network = start[0] if start else build(recipe.architecture, seed=recipe.seed)
-    info = _describe(recipe, network, start, train, data_name)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
-    stop = StopRequest(out)
+    info = describe(recipe, network, start[1] if start else None, train, data_name)
+    if fabric.is_global_zero:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
+    fabric.barrier()
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+        network = convert(network)
     fabric.to_device(network)
-    state = State(network, Average(network, recipe.stages[0].ema), _optimizer(recipe.stages[0], network))
+    choose_layers(network, recipe.stages[0].layers)
+    state = State(network, Average(network, recipe.stages[0].ema), optimizer_of(recipe.stages[0], network))
     if resume:
         _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
-    with EventLog(out, quiet=quiet or not fabric.is_global_zero) as log:
-        log.write(
-            "start",
-            state.step,
-            total=recipe.total_steps,
-            train=len(train),
-            val=len(val),
-            device=str(fabric.device),
-            precision=str(fabric._precision.precision),
-        )
+    control = Control(out)
+    with EventLog(out, quiet=quiet, active=fabric.is_global_zero) as log:
+        run = Run(fabric, recipe, train, out, log, control, Judge(val, info, out, log, recipe))
+        log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
+                  device=str(fabric.device), precision=str(fabric._precision.precision))  # fmt: skip
         try:
-            while state.step < recipe.total_steps and not stop.asked:
-                _run_stage(fabric, recipe, state, train, val, out, log, stop, info)
+            while state.step < recipe.total_steps and not control.stop_asked:
+                _run_stage(run, state)
+            finished = state.step >= recipe.total_steps
+            if not finished:  # asked to stop: what is there is judged as well
+                _judge(run, state)
+            _save(run, state)
+            log.write("end", state.step, best=state.best, finished=finished)
         except UserError as error:
             log.write("error", state.step, message=str(error))
             raise
-        if fabric.is_global_zero:
-            if state.step < recipe.total_steps:  # asked to stop: what is there is judged as well
-                with fabric.autocast():
-                    _judge(state, val, out, log, info)
-            _save(state, out)
-        log.write("end", state.step, best=state.best, finished=state.step >= recipe.total_steps)
+        finally:
+            control.close()
     return out / "weights.safetensors"
 
 
-def _run_stage(
-    fabric: Fabric,
-    recipe: Recipe,
-    state: State,
-    train: Dataset,
-    val: Dataset,
-    out: Path,
-    log: EventLog,
-    stop: StopRequest,
-    info: WeightsInfo,
-) -> None:
+def _run_stage(run: Run, state: State) -> None:
     """Train from the state's step to the end of its stage, or until asked to stop."""
-    index, begun = recipe.locate(state.step)
-    stage = recipe.stages[index]
+    index, begun = run.recipe.locate(state.step)
+    stage = run.recipe.stages[index]
+    choose_layers(state.network, stage.layers)
     if begun == 0 and index > 0:
-        state.optimizer = _optimizer(stage, state.network)
+        state.optimizer = optimizer_of(stage, state.network)
     state.average.decay = stage.ema
     state.network.regions.regions_per_image = stage.regions_per_image
     state.network.regions.positive_fraction = stage.positive_fraction
-    model, optimizer = fabric.setup(state.network, state.optimizer)
-    clock, seen = time.perf_counter(), 0
-    sums: dict[str, list[torch.Tensor]] = {}
-    for within, batch in enumerate(_batches(fabric, recipe, index, begun, train), start=begun):
-        torch.manual_seed(hash((recipe.seed, state.step, fabric.global_rank)))
+    model, optimizer = run.fabric.setup(state.network, state.optimizer)
+    meter = Meter()
+    for within, batch in enumerate(_batches(run, index, begun), start=begun):
+        if run.control.pause_asked:
+            run.log.write("pause", state.step)
+            run.control.wait()
+            run.log.write("go_on", state.step)
+        torch.manual_seed(hash((run.recipe.seed, state.step, run.fabric.global_rank)))
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate_at(within)
-        model.train()
-        losses = model(batch.images, batch.targets)
-        loss = sum(losses.values())
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss.item()} at step {state.step}; lower the learning rate "
-                f"(now {stage.learning_rate:g}). The last checkpoint is kept."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        norm = fabric.clip_gradients(model, optimizer, max_norm=stage.clip_norm)
-        optimizer.step()
+        set_modes(state.network, stage)
+        values = _step(run, state, stage, model, optimizer, batch)
         state.average.update(state.network)
         state.step += 1
-        seen += len(batch.images) * fabric.world_size
-        for name, value in {**losses, "loss": loss, "gradient_norm": norm}.items():
-            sums.setdefault(name, []).append(value.detach())
-        if state.step % recipe.log_every == 0:
-            means = {name: torch.stack(v).mean().item() for name, v in sums.items()}
-            rate = seen / (time.perf_counter() - clock)
-            log.write(
-                "train",
-                state.step,
-                stage=stage.name,
-                **means,
-                learning_rate=stage.learning_rate_at(within),
-                images_per_second=rate,
-            )
-            clock, seen, sums = time.perf_counter(), 0, {}
-        last = state.step == recipe.total_steps
-        if fabric.is_global_zero and (state.step % recipe.validate_every == 0 or last):
-            with fabric.autocast():
-                _judge(state, val, out, log, info)
-            clock, seen = time.perf_counter(), 0
-        if fabric.is_global_zero and state.step % recipe.checkpoint_every == 0:
-            _save(state, out)
-        if stop.asked:
+        meter.add(len(batch.images) * run.fabric.world_size, values)
+        if state.step % run.recipe.log_every == 0:
+            rate = stage.learning_rate_at(within)
+            run.log.write("train", state.step, stage=stage.name, **meter.read(), learning_rate=rate)
+        asked = run.control.take_save() if run.fabric.is_global_zero else False
+        if asked or state.step % run.recipe.validate_every == 0 or state.step == run.recipe.total_steps:
+            _judge(run, state)
+            meter = Meter()
+        if asked or state.step % run.recipe.checkpoint_every == 0:
+            _save(run, state)
+        if _any_rank(run.fabric, run.control.stop_asked):
             break
 
 
-def _judge(state: State, val: Dataset, out: Path, log: EventLog, info: WeightsInfo) -> None:
-    """Score the averaged weights on the validation images; keep them if they are the best."""
-    begun = time.perf_counter()
-    report, settings = validate(state.average.network, info, val)
-    score = report.dsb_score
-    log.write(
-        "validation",
-        state.step,
-        dsb_score=score,
-        f1=report.f1,
-        ap_50=report.ap["0.50"],
-        ap_75=report.ap["0.75"],
-        score_threshold=settings.score,
-        seconds=time.perf_counter() - begun,
-    )
-    if score > state.best:
-        state.best = score
-        best = info.model_copy(
-            update={
-                "score": {"dsb_score": score, "f1": report.f1, "ap_50": report.ap["0.50"]},
-                "steps": state.step,
-                "postprocess": {"score": settings.score},
-            }
-        )
-        save_weights(state.average.network.state_dict(), best, out / "weights.safetensors")
+def _step(
+    run: Run, state: State, stage: Stage, model: Any, optimizer: Any, batch: Batch
+) -> dict[str, torch.Tensor]:
+    """One optimiser step; the losses, their sum and the gradient's norm."""
+    optimizer.zero_grad(set_to_none=True)
+    values: dict[str, torch.Tensor] = {}
+    parts = batch.parts(stage.accumulate)
+    for number, part in enumerate(parts, start=1):
+        with run.fabric.no_backward_sync(model, enabled=number < len(parts)):
+            losses = {k: v / len(parts) for k, v in model(part.images, part.targets).items()}
+            loss = sum(losses.values(), start=torch.zeros((), device=part.images.device))
+            if stage.decay == "mean-square" and number == 1:
+                loss = loss + mean_square_penalty(state.network, stage.weight_decay)
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"the loss became {loss.item()} at step {state.step}; lower the learning rate "
+                    f"(now {stage.learning_rate:g}). The last checkpoint is kept."
+                )
+            run.fabric.backward(loss)
+        for name, value in {**losses, "loss": loss}.items():
+            values[name] = values.get(name, torch.zeros_like(value)) + value.detach()
+    values["gradient_norm"] = run.fabric.clip_gradients(model, optimizer, max_norm=stage.clip_norm)
+    optimizer.step()
+    return values
 
 
-def _batches(fabric: Fabric, recipe: Recipe, index: int, begun: int, train: Dataset) -> Iterator[Batch]:
+def _judge(run: Run, state: State) -> None:
+    if run.fabric.is_global_zero:
+        with run.fabric.autocast():
+            state.best = run.judge(state.average.network, state.step, state.best)
+    run.fabric.barrier()
+
+
+def _batches(run: Run, index: int, begun: int) -> Iterator[Batch]:
     """Batches of one stage from its step `begun` on; every rank takes its share of each."""
-    stage = recipe.stages[index]
-    if stage.batch_size % fabric.world_size:
-        raise UserError(f"batch_size {stage.batch_size} cannot be shared by {fabric.world_size} devices")
+    stage, fabric, recipe = run.recipe.stages[index], run.fabric, run.recipe
+    if stage.batch_size % (fabric.world_size * stage.accumulate):
+        raise UserError(
+            f"batch_size {stage.batch_size} cannot be shared by {fabric.world_size} devices"
+            + (f" in {stage.accumulate} parts" if stage.accumulate > 1 else "")
+        )
     stream = CropStream(
-        train,
+        run.train,
         size=stage.crop,
         short_side=recipe.architecture.short_side,
         augmentation=stage.augmentation,
         seed=recipe.seed * 1009 + index,
         length=stage.steps * stage.batch_size,
+        positions=round_of(run.train, stage.sampler),
     )
     share = stage.batch_size // fabric.world_size
+    first = fabric.global_rank * share
     numbers = [
-        list(
-            range(
-                step * stage.batch_size + fabric.global_rank * share,
-                step * stage.batch_size + (fabric.global_rank + 1) * share,
-            )
-        )
+        list(range(step * stage.batch_size + first, step * stage.batch_size + first + share))
         for step in range(begun, stage.steps)
     ]
     loader = DataLoader(
@@ -236,34 +260,33 @@ def _batches(fabric: Fabric, recipe: Recipe, index: int, begun: int, train: Data
         prefetch_factor=4 if recipe.workers else None,
     )
     for batch in loader:
-        yield Batch(batch.images.to(fabric.device), [t.to(fabric.device) for t in batch.targets])
+        if isinstance(batch, UserError):  # a worker could not make it: told here, without its traceback
+            raise batch
+        yield batch.to(fabric.device)
 
 
-def _optimizer(stage: Stage, network: torch.nn.Module) -> torch.optim.Optimizer:
-    """Weight decay is for matrices and kernels, not for biases and norms."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": stage.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if stage.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=stage.momentum)
-    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+def _any_rank(fabric: Fabric, flag: bool) -> bool:
+    """Whether any process says so: all of them must stop at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    told = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return bool(told.item() > 0)
 
 
-def _save(state: State, out: Path) -> None:
-    save_checkpoint(
-        {
-            "network": state.network.state_dict(),
-            "average": state.average.network.state_dict(),
-            "updates": state.average.updates,
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "best": state.best,
-        },
-        out / "checkpoints" / "last.ckpt",
-    )
+def _save(run: Run, state: State) -> None:
+    if run.fabric.is_global_zero:
+        save_checkpoint(
+            {
+                "network": state.network.state_dict(),
+                "average": state.average.network.state_dict(),
+                "updates": state.average.updates,
+                "optimizer": state.optimizer.state_dict(),
+                "step": state.step,
+                "best": state.best,
+            },
+            run.out / "checkpoints" / "last.ckpt",
+        )
+    run.fabric.barrier()
 
 
 def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
@@ -271,9 +294,18 @@ def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
     state.network.load_state_dict(saved["network"])
     state.average.network.load_state_dict(saved["average"])
     state.average.updates = saved["updates"]
-    index, _ = recipe.locate(max(0, state.step - 1))
-    state.optimizer = _optimizer(recipe.stages[index], state.network)
+    stage = recipe.stages[recipe.locate(max(0, state.step - 1))[0]]
+    choose_layers(state.network, stage.layers)
+    state.optimizer = optimizer_of(stage, state.network)
     state.optimizer.load_state_dict(saved["optimizer"])
+
+
+def _processes(devices: int) -> dict[str, Any]:
+    """Devices and nodes; under torchrun those that it started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return {"devices": devices}
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return {"devices": here, "num_nodes": everywhere // here}
 
 
 def _precision(recipe: Recipe, accelerator: str) -> Any:
@@ -282,58 +314,3 @@ def _precision(recipe: Recipe, accelerator: str) -> Any:
     on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
     fast = fast_cpu_bfloat16() if on_cpu else torch.cuda.is_bf16_supported()
     return "bf16-mixed" if fast else "32-true"
-
-
-def _describe(
-    recipe: Recipe,
-    network: MaskRCNN,
-    start: tuple[MaskRCNN, WeightsInfo] | None,
-    train: Dataset,
-    data_name: str,
-) -> WeightsInfo:
-    """The header of the weights to be; some hundred training images tell the usual diameter."""
-    short_side = network.architecture.short_side
-    known = start[1].diameter if start else None
-    return WeightsInfo(
-        name=recipe.name,
-        architecture=network.architecture,
-        diameter=known or typical_diameter(train, short_side),
-        data=data_name,
-        recipe=recipe.name,
-        version=__version__,
-    )
-
-
-def typical_diameter(dataset: Dataset, short_side: int, *, most: int = 100) -> float:
-    """Median diameter of the nuclei, as discs of their area, in pixels of the network's input."""
-    chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))
-    diameters = []
-    for labels in (dataset[i].labels for i in itertools.islice(chosen, most)):
-        areas = np.bincount(labels.ravel())[1:]
-        zoom = max(1.0, short_side / min(labels.shape))
-        diameters.append(2 * np.sqrt(areas[areas > 0] / np.pi) * zoom)
-    joined = np.concatenate(diameters) if diameters else np.zeros(0)
-    return float(np.round(np.median(joined), 1)) if len(joined) else 32.0
-
-
-class StopRequest:
-    """Whether someone asked the run to end: SIGINT, SIGTERM, or a file ``stop`` in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "stop"
-        self._file.unlink(missing_ok=True)
-        self._signalled = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                signal.signal(number, self._on_signal)
-            except ValueError:  # not the main thread: the file still works
-                break
-
-    def _on_signal(self, *_: object) -> None:
-        self._signalled = True
-
-    @property
-    def asked(self) -> bool:
-        """True once asked; stays so."""
-        self._signalled = self._signalled or self._file.exists()
-        return self._signalled

@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_deepretina.data.augment import Augmentation
 from napari_deepretina.errors import UserError
@@ -20,15 +20,27 @@ _SHIPPED = files("napari_deepretina.training") / "recipes"
 
 
 class Stage(BaseModel):
-    """One stretch of training with settings of its own."""
+    """One stretch of training with settings of its own; its optimiser starts afresh."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
-    steps: int = Field(ge=1)
+    steps: int = Field(default=0, ge=0)
+    """Optimiser steps; or give epochs."""
+    epochs: int = Field(default=0, ge=0)
+    epoch_steps: int = Field(default=0, ge=0)
+    """Steps of an epoch; 0 is once through the images as the sampler counts them."""
     batch_size: int = Field(default=8, ge=1)
     """Crops a step, all devices together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts in which a batch goes through the network, to save memory; batch-norm sees the parts."""
     crop: int = Field(default=256, ge=64, multiple_of=64)
+    sampler: Literal["each", "size", "nuclei"] = "each"
+    """Each image once a round; or copies, so that all sizes, or all counts of nuclei, come as often."""
+    layers: Literal["heads", "3+", "4+", "5+", "all"] = "all"
+    """What is trained: all but the backbone, the backbone from this stage of it on, or everything."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """frozen uses the statistics it has; its scale and shift are trained all the same."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -37,6 +49,9 @@ class Stage(BaseModel):
     warmup: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.05, ge=0)
+    decay: Literal["decoupled", "mean-square"] = "decoupled"
+    """decoupled is the optimiser's, on kernels; mean-square adds weight_decay × mean(w²) of each tensor,
+    biases included, to the loss, as Matterport does."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     clip_norm: float = Field(default=5.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -44,6 +59,28 @@ class Stage(BaseModel):
     regions_per_image: int = Field(default=128, ge=8)
     positive_fraction: float = Field(default=0.33, gt=0, lt=1)
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError("give either steps or epochs, above 0")
+        if self.epoch_steps and not self.epochs:
+            raise ValueError("epoch_steps goes with epochs")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
+        return self
+
+    def resolved(self, round_length: int) -> Stage:
+        """The same stage with its steps counted.
+
+        Parameters
+        ----------
+        round_length : crops in one round of the sampler over the training images.
+        """
+        if self.steps:
+            return self
+        an_epoch = self.epoch_steps or -(-round_length // self.batch_size)
+        return self.model_copy(update={"steps": self.epochs * an_epoch, "epochs": 0, "epoch_steps": 0})
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step of this stage, 0-based."""

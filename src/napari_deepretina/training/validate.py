@@ -10,6 +10,7 @@ from napari_deepretina.evaluation.scores import Report, score_image
 from napari_deepretina.inference.predict import predict
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.network import MaskRCNN
 from napari_deepretina.model.weights import LoadedModel, WeightsInfo
@@ -18,12 +19,14 @@ from napari_deepretina.postprocess import PostprocessSettings, postprocess
 SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 
 
-def validate(network: MaskRCNN, info: WeightsInfo, dataset: Dataset) -> tuple[Report, PostprocessSettings]:
+def validate(
+    network: MaskRCNN, info: WeightsInfo, dataset: Dataset
+) -> tuple[Report, PostprocessSettings, LabelImage]:
     """Detect once, then take the score threshold that serves best.
 
     Returns
     -------
-    The report at the best threshold, and the settings that gave it.
+    The report at the best threshold, the settings that gave it, and the labels of the first image.
     """
     device = next(network.parameters()).device
     model = LoadedModel(network, info, Path(), "", device)
@@ -32,7 +35,8 @@ def validate(network: MaskRCNN, info: WeightsInfo, dataset: Dataset) -> tuple[Re
     raws = [detect(model, dataset, i, limits) for i in range(len(dataset))]
     tried = [PostprocessSettings(score=s) for s in SCORE_THRESHOLDS]
     reports = [score_raws(raws, dataset, settings) for settings in tried]
-    return max(zip(reports, tried, strict=True), key=lambda pair: pair[0].dsb_score)
+    report, settings = max(zip(reports, tried, strict=True), key=lambda pair: pair[0].dsb_score)
+    return report, settings, postprocess(raws[0], settings).to_labels()
 
 
 def detect(model: LoadedModel, dataset: Dataset, index: int, limits: Limits | None = None) -> RawInstances:

@@ -1,0 +1,58 @@
+"""How a run is told what to do while it goes: signals, and files in its folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+PAUSE, STOP, SAVE, PID = "pause", "stop", "save", "pid"
+"""Names of the files: while *pause* is there the run waits; *stop* ends it well; *save* asks for a checkpoint
+and a validation now; *pid* tells which process is at work."""
+
+
+class Control:
+    """Whether someone wants the run to end, wait or save: SIGINT, SIGTERM, or a file in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for name in (STOP, PAUSE, SAVE):
+            (folder / name).unlink(missing_ok=True)
+        (folder / PID).write_text(str(os.getpid()), "utf-8")
+        self._signalled = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                signal.signal(number, self._on_signal)
+            except ValueError:  # not the main thread: the files still work
+                break
+
+    def _on_signal(self, *_: object) -> None:
+        self._signalled = True
+
+    @property
+    def stop_asked(self) -> bool:
+        """True once asked; stays so."""
+        self._signalled = self._signalled or (self._folder / STOP).exists()
+        return self._signalled
+
+    @property
+    def pause_asked(self) -> bool:
+        """True while the file is there and nobody asks to stop."""
+        return (self._folder / PAUSE).exists() and not self.stop_asked
+
+    def wait(self) -> None:
+        """Come back when the pause is over."""
+        while self.pause_asked:
+            time.sleep(0.2)
+
+    def take_save(self) -> bool:
+        """Whether a checkpoint was asked for; answers True once for each asking."""
+        if not (self._folder / SAVE).exists():
+            return False
+        (self._folder / SAVE).unlink(missing_ok=True)
+        return True
+
+    def close(self) -> None:
+        """The run is over."""
+        (self._folder / PID).unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""Judging a network while it trains: score, losses, a picture, and the best weights kept."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_deepretina import __version__
+from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.crops import CropStream, collate
+from napari_deepretina.data.sample import Dataset
+from napari_deepretina.errors import UserError
+from napari_deepretina.export.tiff import overlay, write_image, write_labels
+from napari_deepretina.model.network import MaskRCNN
+from napari_deepretina.model.weights import WeightsInfo, save_weights
+from napari_deepretina.training.events import EventLog
+from napari_deepretina.training.recipe import Recipe
+from napari_deepretina.training.validate import validate
+
+LOSS_CROPS = 16
+"""Crops of validation images whose losses are averaged."""
+STILL = Augmentation(
+    scale=(1, 1), aspect=1, rotation=0, flips=False, gamma=1, brightness=0, contrast=0, colour=0, grey=0,
+    invert=0, noise=0, blur=0,
+)  # fmt: skip
+"""No change but the crop."""
+
+
+class Judge:
+    """Scores a network on the validation images, and keeps the best in ``weights.safetensors``.
+
+    Also leaves ``sample/image.tif`` and ``sample/labels.tif``: the first validation image, and what the
+    network makes of it now.
+    """
+
+    def __init__(self, val: Dataset, info: WeightsInfo, out: Path, log: EventLog, recipe: Recipe) -> None:
+        self._val, self._info, self._out, self._log = val, info, out, log
+        self._crop = recipe.stages[0].crop
+        self._seed = recipe.seed
+
+    def __call__(self, network: MaskRCNN, step: int, best: float) -> float:
+        """Judge once; the best score so far."""
+        begun = time.perf_counter()
+        report, settings, labels = validate(network, self._info, self._val)
+        score = report.dsb_score
+        losses = self._losses(network)
+        self._log.write(
+            "validation",
+            step,
+            dsb_score=score,
+            f1=report.f1,
+            ap_50=report.ap["0.50"],
+            ap_75=report.ap["0.75"],
+            score_threshold=settings.score,
+            **losses,
+            seconds=time.perf_counter() - begun,
+        )
+        image = self._val[0].image
+        if not (self._out / "sample" / "image.tif").exists():
+            write_image(image, self._out / "sample" / "image.tif")
+        write_labels(labels, self._out / "sample" / "labels.tif")
+        self._log.picture("sample", overlay(image, labels), step)
+        if score <= best:
+            return best
+        kept = self._info.model_copy(
+            update={
+                "score": {"dsb_score": score, "f1": report.f1, "ap_50": report.ap["0.50"]},
+                "steps": step,
+                "postprocess": {"score": settings.score},
+            }
+        )
+        save_weights(network.state_dict(), kept, self._out / "weights.safetensors")
+        return score
+
+    @torch.no_grad()
+    def _losses(self, network: MaskRCNN) -> dict[str, float]:
+        """Mean losses on the same crops each time, batch-norm with the statistics it has."""
+        stream = CropStream(
+            self._val,
+            size=self._crop,
+            short_side=network.architecture.short_side,
+            augmentation=STILL,
+            seed=self._seed,
+            length=min(LOSS_CROPS, 4 * len(self._val)),
+        )
+        device = next(network.parameters()).device
+        network.eval()
+        network.proposals.training = True  # this module alone: it answers losses only so
+        sums: dict[str, float] = {}
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                for k in range(len(stream)):
+                    batch = collate([stream[k]])
+                    if isinstance(batch, UserError):
+                        raise batch
+                    batch = batch.to(device)
+                    for name, value in network(batch.images, batch.targets).items():
+                        sums[name] = sums.get(name, 0.0) + value.item() / len(stream)
+        finally:
+            network.eval()
+        return {**sums, "loss": sum(sums.values())}
+
+
+def describe(
+    recipe: Recipe, network: MaskRCNN, start: WeightsInfo | None, train: Dataset, data_name: str
+) -> WeightsInfo:
+    """The header of the weights to be; some hundred training images tell the usual diameter."""
+    return WeightsInfo(
+        name=recipe.name,
+        architecture=network.architecture,
+        diameter=start.diameter if start else typical_diameter(train, network.architecture.short_side),
+        data=data_name,
+        recipe=recipe.name,
+        version=__version__,
+    )
+
+
+def typical_diameter(dataset: Dataset, short_side: int, *, most: int = 100) -> float:
+    """Median diameter of the nuclei, as discs of their area, in pixels of the network's input."""
+    chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))
+    diameters = []
+    for labels in (dataset[i].labels for i in itertools.islice(chosen, most)):
+        areas = np.bincount(labels.ravel())[1:]
+        zoom = max(1.0, short_side / min(labels.shape))
+        diameters.append(2 * np.sqrt(areas[areas > 0] / np.pi) * zoom)
+    joined = np.concatenate(diameters) if diameters else np.zeros(0)
+    return float(np.round(np.median(joined), 1)) if len(joined) else 32.0
