@@ -32,6 +32,17 @@ def placement(layer: Any, axes: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def bright_colours(count: int = 60) -> Any:
+    """Label colours that are bright each: some of napari's own can hardly be seen on a dark image."""
+    from napari.utils.colormaps import CyclicLabelColormap
+
+    hues = (np.arange(count + 1) * 0.618034) % 1.0
+    wheel = np.abs((hues[:, None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
+    colours = np.ones((count + 1, 4), np.float32)
+    colours[:, :3] = 0.3 + 0.7 * np.clip(wheel, 0, 1)
+    return CyclicLabelColormap(colors=colours, background_value=0, name="bright nuclei")
+
+
 def camera_of(viewer: Any) -> Any:
     """The camera: napari 0.9 moved it to the scene, and warns of its old place."""
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.jobs import ModelCache, segment_job
 from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
-from napari_deepretina._widgets.placing import placement
+from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.planes import channel_choices, take_plane
@@ -280,6 +280,8 @@ class SegmentWidget(QWidget):
             name=f"{run.image_name} nuclei",
             features=features,
             metadata=metadata,
+            colormap=bright_colours(),
+            opacity=1.0,
             **run.layer_kwargs,
         )
         layer.contour = 2
