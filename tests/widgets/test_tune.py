@@ -265,6 +265,7 @@ def test_looking_again_inside_a_box(tuned, qtbot):
     before = tuned.labels.copy()
     ys, xs = np.nonzero(before == 3)
     y0, x0, y1, x1 = max(0, ys.min() - 20), max(0, xs.min() - 20), ys.max() + 20, xs.max() + 20
+    tuned.review.scale.value = 1
     tuned.draw("rectangle", (y0, x0), (y0, x1), (y1, x1), (y1, x0))
     tuned.press("again")
     qtbot.waitUntil(lambda: "found in the box" in tuned.told(), timeout=60_000)
