@@ -3,8 +3,8 @@
 ``python benchmarks/run_lengths.py``
 
 Two loops are restated: *loop*, which competition entries used, goes through an object's own pixels one by
-one; *walk* goes through all pixels of the frame. pycocotools gets the full-frame masks in the memory order that
-it likes best.
+one; *walk* goes through all pixels of the frame. pycocotools gets the full-frame masks in the memory order it
+likes best.
 """
 
 from __future__ import annotations

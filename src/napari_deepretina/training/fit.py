@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -72,9 +72,12 @@ class Meter:
         for name, value in values.items():
             self.sums.setdefault(name, []).append(value.detach())
 
-    def read(self) -> dict[str, float]:
-        """The means, and begin anew."""
-        told = {name: torch.stack(v).mean().item() for name, v in self.sums.items()}
+    def read(self, fabric: Fabric) -> dict[str, float]:
+        """The means over steps and processes, and begin anew."""
+        means = torch.stack([torch.stack(v).mean() for v in self.sums.values()])
+        if fabric.world_size > 1:
+            means = cast(torch.Tensor, fabric.all_reduce(means, reduce_op="mean"))
+        told = dict(zip(self.sums, means.tolist(), strict=True))
         told["images_per_second"] = self.images / (time.perf_counter() - self.begun)
         self.begun, self.images, self.sums = time.perf_counter(), 0, {}
         return told
@@ -184,7 +187,7 @@ def _run_stage(run: Run, state: State) -> None:
         meter.add(len(batch.images) * run.fabric.world_size, values)
         if state.step % run.recipe.log_every == 0:
             rate = stage.learning_rate_at(within)
-            run.log.write("train", state.step, stage=stage.name, **meter.read(), learning_rate=rate)
+            run.log.write("train", state.step, stage=stage.name, **meter.read(run.fabric), learning_rate=rate)
         asked = run.control.take_save() if run.fabric.is_global_zero else False
         if asked or state.step % run.recipe.validate_every == 0 or state.step == run.recipe.total_steps:
             _judge(run, state)

@@ -1,0 +1,306 @@
+"""What recipes can ask of the loop, and how a run is steered and fails."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_deepretina.cli import main
+from napari_deepretina.data.shapes import ShapesDataset
+from napari_deepretina.data.synthetic import SyntheticDataset
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.segment import segment
+from napari_deepretina.model.network import build
+from napari_deepretina.model.weights import load_model
+from napari_deepretina.training.checkpoint import load_checkpoint
+from napari_deepretina.training.fit import fit
+from napari_deepretina.training.recipe import Recipe, Stage, load_recipe
+from napari_deepretina.training.run import for_classes, run_training, split_data
+from napari_deepretina.training.trainable import (
+    choose_layers,
+    mean_square_penalty,
+    optimizer_of,
+    set_modes,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*tensorboard.*:DeprecationWarning"),
+]
+
+
+def stage(**values):
+    base = {"name": "main", "steps": 4, "batch_size": 2, "crop": 64, "learning_rate": 1e-3}
+    return Stage(**{**base, "regions_per_image": 16, **values})
+
+
+def recipe_of(architecture, *stages, **values):
+    base = {
+        "name": "tiny", "architecture": architecture, "precision": "32-true", "workers": 0, "log_every": 1,
+        "validate_every": 100, "checkpoint_every": 100, "stages": stages,
+    }  # fmt: skip
+    return Recipe(**base | values)
+
+
+def data(n=4, seed=0):
+    return SyntheticDataset(n, shape=(64, 64), count=4, diameter=18, seed=seed)
+
+
+def run(recipe, out, train=None, **options):
+    return fit(recipe, train or data(), data(2, seed=9), out, accelerator="cpu", quiet=True, **options)
+
+
+def events(out, kind=None):
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [e for e in lines if kind in (None, e["event"])]
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("layers", ["heads", "5+", "4+", "3+", "all"])
+def test_only_the_chosen_layers_learn(tiny_architecture, tmp_path, layers):
+    before = build(tiny_architecture, seed=0).state_dict()
+    run(recipe_of(tiny_architecture, stage(steps=1, layers=layers)), tmp_path)
+    after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["network"]
+    moved = {
+        name.split(".")[2]
+        for name in before
+        if name.startswith("backbone.body.") and not torch.equal(before[name], after[name])
+    }
+    frozen = {"heads": 4, "5+": 3, "4+": 2, "3+": 1, "all": 0}[layers]
+    expected = {f"layer{i}" for i in range(1, 5) if i > frozen}
+    expected |= {"conv1", "bn1"} if layers == "all" else set()
+    assert moved == expected
+    heads = [n for n in before if n.startswith("regions.") and n.endswith("weight")]
+    assert any(not torch.equal(before[n], after[n]) for n in heads)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale(tiny_architecture, tmp_path):
+    before = build(tiny_architecture, seed=0).state_dict()
+    run(recipe_of(tiny_architecture, stage(steps=2, batch_norm="frozen")), tmp_path)
+    after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["network"]
+    assert all(torch.equal(before[n], after[n]) for n in before if n.endswith("running_mean"))
+    assert not torch.equal(before["backbone.body.bn1.weight"], after["backbone.body.bn1.weight"])
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole(tiny_architecture, tmp_path):
+    """The parts draw other regions, so losses are compared, not bits."""
+    losses = {}
+    for parts in (1, 2):
+        out = tmp_path / str(parts)
+        run(recipe_of(tiny_architecture, stage(steps=3, batch_norm="frozen", accumulate=parts)), out)
+        losses[parts] = [e["loss"] for e in events(out, "train")]
+    assert losses[1] == pytest.approx(losses[2], rel=0.1)
+
+
+def test_matterports_decay(tiny_architecture):
+    network = build(tiny_architecture, seed=0)
+    expected = 0.0
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            continue
+        for parameter in module.parameters(recurse=False):
+            expected += (parameter**2).sum().item() / parameter.numel()
+        assert name is not None
+    assert mean_square_penalty(network, 1e-4).item() == pytest.approx(1e-4 * expected, rel=1e-5)
+    groups = optimizer_of(stage(decay="mean-square"), network).param_groups
+    assert {g["weight_decay"] for g in groups} == {0.0}
+
+
+def test_modes_follow_the_stage(tiny_architecture):
+    network = build(tiny_architecture, seed=0)
+    choose_layers(network, "4+")
+    set_modes(network, stage(layers="4+"))
+    assert not network.backbone.body["layer2"].training
+    assert network.backbone.body["layer3"].training
+    set_modes(network, stage(batch_norm="frozen"))
+    assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert network.proposals.training
+
+
+def test_epochs_become_steps():
+    assert stage(steps=0, epochs=3).resolved(9).steps == 15
+    assert stage(steps=0, epochs=3, epoch_steps=332).resolved(9).steps == 996
+    for bad in ({"epochs": 2}, {"steps": 0}, {"epoch_steps": 2}, {"accumulate": 3}):
+        with pytest.raises(ValueError, match=r"give either|goes with|equal parts"):
+            stage(**bad)
+
+
+def test_the_three_steps_are_those_of_the_facts():
+    for name in ("deep-retina", "deep-retina-published"):
+        recipe = load_recipe(name)
+        told = [(s.epochs, s.learning_rate, s.sampler, s.augmentation.aspect) for s in recipe.stages]
+        assert told == [
+            (30, 1e-3, "each", 1.3), (20, 1e-4, "each", 1.3), (25, 3.3e-5, "each", 1.3),
+            (10, 3.3e-5, "size", 1.3), (30, 1e-5, "size", 1.3), (5, 3.3e-5, "size", 1.5),
+        ]  # fmt: skip
+        assert {s.epoch_steps for s in recipe.stages} == {332}
+        published = name.endswith("published")
+        assert recipe.stages[0].augmentation.flips
+        assert recipe.stages[3].augmentation.flips != published
+        assert {s.augmentation.corner for s in recipe.stages} == {"top-left" if published else "random"}
+
+
+def test_several_stages_and_classes_from_data_to_segmentation(tiny_architecture, tmp_path):
+    shapes = ShapesDataset(6, side=64)
+    architecture = tiny_architecture.model_copy(update={"classes": shapes.class_names})
+    more = stage(name="more", steps=2, optimizer="sgd")
+    recipe = recipe_of(architecture, stage(steps=2, layers="heads"), more)
+    weights = run(recipe, tmp_path, train=shapes)
+    assert {e["stage"] for e in events(tmp_path, "train")} == {"main", "more"}
+    model = load_model(weights)
+    assert model.info.architecture.classes == ("circle", "square", "triangle")
+    result = segment(shapes[0].image, model=model, score=0.0)
+    assert set(result.features()["class"]) <= set(shapes.class_names)
+
+
+def test_other_classes_keep_what_does_not_depend_on_them(tiny_architecture):
+    network = build(tiny_architecture, seed=0)
+    other = for_classes(network, ("a", "b"), seed=1)
+    assert other.architecture.classes == ("a", "b")
+    old, new = network.state_dict(), other.state_dict()
+    assert torch.equal(old["backbone.body.conv1.weight"], new["backbone.body.conv1.weight"])
+    assert new["regions.box_predictor.cls_score.weight"].shape[0] == 3
+
+
+def test_a_run_is_paused_saved_and_stopped_by_files(tiny_architecture, tmp_path):
+    recipe = recipe_of(tiny_architecture, stage(steps=100_000))
+    worker = threading.Thread(target=run, args=(recipe, tmp_path))
+    worker.start()
+    try:
+        wait_for(lambda: (tmp_path / "events.jsonl").exists() and events(tmp_path, "train"))
+        assert int((tmp_path / "pid").read_text()) > 0
+        (tmp_path / "pause").touch()
+        wait_for(lambda: events(tmp_path, "pause"))
+        count = len(events(tmp_path))
+        time.sleep(0.5)
+        assert len(events(tmp_path)) == count
+        (tmp_path / "pause").unlink()
+        wait_for(lambda: events(tmp_path, "go_on"))
+        (tmp_path / "save").touch()
+        wait_for(lambda: events(tmp_path, "validation"))
+        wait_for(lambda: (tmp_path / "checkpoints" / "last.ckpt").exists())
+    finally:
+        (tmp_path / "stop").touch()
+        worker.join(60)
+    end = events(tmp_path)[-1]
+    assert (end["event"], end["finished"]) == ("end", False)
+    assert not (tmp_path / "pid").exists()
+    assert (tmp_path / "weights.safetensors").exists()
+    assert tifffile.imread(tmp_path / "sample" / "labels.tif").shape == (64, 64)
+    told = events(tmp_path, "validation")[0]
+    assert {"dsb_score", "loss", "loss_mask", "loss_objectness"} <= set(told)
+
+
+class Failing(SyntheticDataset):
+    """Images that stop being readable."""
+
+    def __init__(self, error):
+        super().__init__(4, shape=(64, 64), count=4, diameter=18)
+        self._error, self._asked = error, 0
+
+    def __getitem__(self, index):
+        self._asked += 1
+        if self._asked > 6:
+            raise self._error
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [UserError("x.png cannot be read"), OSError("gone")])
+def test_an_image_lost_midway_ends_the_run_with_a_reason(tiny_architecture, tmp_path, error, workers):
+    recipe = recipe_of(tiny_architecture, stage(steps=30), checkpoint_every=1, workers=workers)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        run(recipe, tmp_path, train=Failing(error))
+    assert "Traceback" not in str(caught.value)
+    assert events(tmp_path)[-1]["event"] == "error"
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(tiny_architecture, tmp_path, monkeypatch):
+    recipe = recipe_of(tiny_architecture, stage(steps=4), checkpoint_every=2)
+    real, written = __import__("os").replace, []
+
+    def replace(source, target):
+        written.append(str(target))
+        if sum("last.ckpt" in w for w in written) > 1:
+            raise OSError(28, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(UserError, match="No space left"):
+        run(recipe, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["step"] == 2
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path, capsys):
+    arguments = ["train", "fine-tune", "--data", "toy-shapes", "--out", str(tmp_path / "run"), "--dry-run"]
+    small = ["--set", "main.crop=64", "--set", "main.batch_size=1", "--weights", "bundled", "--device", "cpu"]
+    assert main([*arguments, *small]) == 0
+    told = capsys.readouterr().out
+    images = "180 to train on, 20 to validate"
+    for part in ("fine-tune", "circle, square, triangle", images, "200 steps of 1", "GB"):
+        assert part in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_problems_of_recipe_data_and_folder_are_told_together(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError) as caught:
+        run_training("from-scratch", [str(tmp_path / "nowhere")], tmp_path, overrides=["main.speed=3"])
+    for part in ("speed", "does not exist", "holds a run already"):
+        assert part in str(caught.value)
+
+
+def test_weights_of_data_sets(tmp_path):
+    for name in ("a", "b"):
+        for i in range(3):
+            for kind, array in (("images", data()[i].image), ("labels", data()[i].labels)):
+                (tmp_path / name / kind).mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(tmp_path / name / kind / f"{name}{i}.tif", array)
+    train, _ = split_data([str(tmp_path / "a"), f"{tmp_path / 'b'}@3"])
+    assert train.weights == [1, 1, 3, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tiny_architecture, tmp_path):
+    """DDP over gloo: the loss curve of two processes is that of one with the joined batch."""
+    from napari_deepretina.training.recipe import to_toml
+
+    calm = {"optimizer": "sgd", "learning_rate": 1e-3, "clip_norm": 1.0}
+    learning = stage(steps=6, batch_size=4, batch_norm="frozen", **calm)
+    recipe = recipe_of(tiny_architecture, learning, seed=3)
+    (tmp_path / "r.toml").write_text(to_toml(recipe))
+    for i in range(8):
+        sample = data(8)[i]
+        for kind, array in (("images", sample.image), ("labels", sample.labels)):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "d" / kind / f"{i}.tif", array)
+    common = ["-m", "napari_deepretina", "train", str(tmp_path / "r.toml"), "--data", str(tmp_path / "d")]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *common]
+    curves = {}
+    starts = {"one": [*common, "--devices", "1"], "two": [*common, "--devices", "2"], "run": torchrun}
+    for name, start in starts.items():
+        out = tmp_path / name
+        command = [sys.executable, *start, "--out", str(out), "--device", "cpu"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        curves[name] = np.array([e["loss"] for e in events(out, "train")])
+        assert len(events(out, "end")) == 1
+        assert (out / "weights.safetensors").exists()
+    assert len(curves["one"]) == 6
+    # other ranks draw other regions to learn from: alike, not equal
+    assert curves["two"] == pytest.approx(curves["one"], rel=0.15)
+    assert curves["run"] == pytest.approx(curves["one"], rel=0.15)
