@@ -163,6 +163,11 @@ class SegmentWidget(QWidget):
             self.weights.choices = [*self.weights.choices, name_or_path]
         self.weights.value = name_or_path
 
+    def refresh_weights(self) -> None:
+        """Offer weights that were added meanwhile."""
+        new = [name for name in available() if name not in self.weights.choices]
+        self.weights.choices = [*self.weights.choices, *new]
+
     def _chosen_layer(self) -> Image | None:
         name = self.image.value
         return next((x for x in self._viewer.layers if x.name == name and isinstance(x, Image)), None)

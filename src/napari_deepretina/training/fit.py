@@ -187,7 +187,10 @@ def _run_stage(run: Run, state: State) -> None:
         meter.add(len(batch.images) * run.fabric.world_size, values)
         if state.step % run.recipe.log_every == 0:
             rate = stage.learning_rate_at(within)
-            run.log.write("train", state.step, stage=stage.name, **meter.read(run.fabric), learning_rate=rate)
+            run.log.write(
+                "train", state.step, stage=stage.name, **meter.read(run.fabric), learning_rate=rate,
+                batch_size=stage.batch_size,
+            )  # fmt: skip
         asked = run.control.take_save() if run.fabric.is_global_zero else False
         if asked or state.step % run.recipe.validate_every == 0 or state.step == run.recipe.total_steps:
             _judge(run, state)

@@ -1,0 +1,388 @@
+"""The Train widget: a run in a process of its own, started, watched and steered from the viewer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import napari.viewer
+import numpy as np
+from magicgui.widgets import ComboBox, LineEdit
+from napari.layers import Image, Labels
+from napari.utils.notifications import show_error, show_info
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QMessageBox,
+    QPlainTextEdit,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_deepretina._widgets.curves import CurvesWidget
+from napari_deepretina._widgets.own_labels import KEY, RAW
+from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina.data.project import Project
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.weights import available
+from napari_deepretina.training.recipe import shipped_recipes
+from napari_deepretina.training.watch import RunWatch, find_running, runs_folder, start_run
+
+POLL_MS = 500
+SAMPLE = "training sample"
+WHOLE, EDITED = "whole frame", "edited regions"
+
+
+class TrainWidget(QWidget):
+    """Collects samples, starts ``napari-deepretina train`` as a child process, and follows its events."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self.run: RunWatch | None = None
+        self._shown_sample = 0.0
+        self._build()
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self.poll)
+        events = napari_viewer.layers.events
+        for event in (events.inserted, events.removed, events.reordered):
+            event.connect(self._refresh_layers)
+        running = find_running()
+        if running:
+            self.attach(running[-1])
+            self._say(f"Found the run {running[-1].folder.name} at work.")
+
+    # ---- form ----
+
+    def _build(self) -> None:
+        self.image = ComboBox(label="image", choices=lambda _: self._names(Image))
+        self.labels = ComboBox(label="labels", choices=lambda _: self._names(Labels))
+        self.part = ComboBox(label="keep", choices=[WHOLE, EDITED])
+        self.recipe = ComboBox(label="recipe", choices=shipped_recipes(), value="fine-tune")
+        self.start_from = ComboBox(label="start from", choices=lambda _: ["bundled", "random", *available()])
+        self.name = LineEdit(label="name", value=time.strftime("run-%Y%m%d-%H%M"))
+        self.options = LineEdit(label="changes", value="")
+        self.options.tooltip = "Changes of the recipe, e.g. main.steps=100 main.learning_rate=0.0001"
+        self.data = QListWidget()
+        self.data.setObjectName("data")
+        self.data.setMaximumHeight(90)
+        layout = QVBoxLayout(self)
+        samples = QFormLayout()
+        for control in (self.image, self.labels, self.part):
+            samples.addRow(control.label, control.native)
+            control.native.setObjectName(control.label)
+        layout.addLayout(samples)
+        layout.addLayout(
+            self._row(
+                ("add_layers", "Add image + labels", self.add_layers),
+                ("add_data", "Add folder, zip, COCO…", self._ask_for_data),
+                ("remove_data", "Remove", self._remove_data),
+            )
+        )
+        layout.addWidget(self.data)
+        form = QFormLayout()
+        for name in ("recipe", "start_from", "name", "options"):
+            control = getattr(self, name)
+            control.native.setObjectName(name)
+            form.addRow(control.label, control.native)
+        layout.addLayout(form)
+        layout.addLayout(
+            self._row(
+                ("start", "Start", self.start),
+                ("pause", "Pause", self.pause_or_go_on),
+                ("stop", "Stop, keep best", self.stop),
+                ("resume", "Resume…", self._ask_to_resume),
+            )
+        )
+        self.bar = QProgressBar()
+        self.bar.setObjectName("progress")
+        self.curves = CurvesWidget()
+        self.status = QLabel("Add annotated images and press Start.")
+        self.status.setObjectName("status")
+        self.status.setWordWrap(True)
+        self.log = QPlainTextEdit()
+        self.log.setObjectName("log")
+        self.log.setReadOnly(True)
+        self.log.setMaximumHeight(90)
+        for part in (self.bar, self.curves, self.status, self.log):
+            layout.addWidget(part)
+        layout.addStretch()
+        self._enable()
+
+    def _row(self, *buttons: tuple[str, str, Any]) -> QHBoxLayout:
+        row = QHBoxLayout()
+        for name, text, action in buttons:
+            button = QPushButton(text)
+            button.setObjectName(name)
+            button.clicked.connect(lambda _=False, action=action: self._guarded(action))
+            row.addWidget(button)
+            setattr(self, f"{name}_button", button)
+        return row
+
+    def _names(self, kind: Any) -> list[str]:
+        return [x.name for x in self._viewer.layers if isinstance(x, kind)]
+
+    def _refresh_layers(self, event: Any = None) -> None:
+        self.image.reset_choices()
+        self.labels.reset_choices()
+
+    def _enable(self) -> None:
+        going = self.run is not None and not self.run.over
+        self.start_button.setEnabled(not going)
+        self.resume_button.setEnabled(not going)
+        self.pause_button.setEnabled(going)
+        self.stop_button.setEnabled(going)
+        paused = self.run is not None and self.run.status == "paused"
+        self.pause_button.setText("Go on" if paused else "Pause")
+
+    # ---- data ----
+
+    @property
+    def project(self) -> Project:
+        """Where samples from layers are kept."""
+        return Project(runs_folder().parent / "project")
+
+    def add_layers(self) -> None:
+        """Keep the chosen image and labels as a training sample, on disk at once."""
+        image, labels = self._layer(self.image.value, Image), self._layer(self.labels.value, Labels)
+        if image is None or labels is None:
+            raise UserError("choose an image layer and a labels layer first")
+        truth = np.asarray(labels.data)
+        pixels = _plane(image, labels, tuple(self._viewer.dims.current_step))
+        if truth.ndim > 2:
+            step = self._viewer.dims.current_step[-truth.ndim :]
+            truth = truth[tuple(step[:-2])]
+        only = _edited(labels) if self.part.value == EDITED else None
+        name = self.project.add(image.name, pixels, truth, only=only)
+        self.add_data(str(self.project.folder))
+        self._say(f"Kept as {name}; {len(self.project.samples())} samples in the project.")
+
+    def add_data(self, path: str) -> None:
+        """Train on this folder, zip or COCO file as well."""
+        if path not in self.chosen_data():
+            self.data.addItem(path)
+
+    def chosen_data(self) -> list[str]:
+        """Paths in the list."""
+        return [self.data.item(i).text() for i in range(self.data.count())]
+
+    def _remove_data(self) -> None:
+        for item in self.data.selectedItems():
+            self.data.takeItem(self.data.row(item))
+
+    def _ask_for_data(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Annotated images", "", "Zip or COCO (*.zip *.json)")
+        path = path or QFileDialog.getExistingDirectory(self, "Folder with annotated images")
+        if path:
+            self.add_data(path)
+
+    def _layer(self, name: str | None, kind: Any) -> Any:
+        return next((x for x in self._viewer.layers if x.name == name and isinstance(x, kind)), None)
+
+    # ---- the run ----
+
+    def start(self) -> None:
+        """Start a new run on the data in the list."""
+        data = self.chosen_data()
+        if not data:
+            raise UserError("add annotated images first: two layers, a folder, a zip or a COCO file")
+        folder = runs_folder() / self.name.value.strip()
+        if not self.name.value.strip() or folder.exists():
+            raise UserError(f"there is a run {self.name.value!r} already: choose another name")
+        changes = [word for text in self.options.value.split() for word in ("--set", text)]
+        arguments = [self.recipe.value, "--data", *data, "--weights", self.start_from.value, *changes]
+        self.attach(start_run(folder, arguments))
+        self._say(f"Started; everything of the run is kept in {folder}.")
+
+    def resume(self, folder: Path) -> None:
+        """Go on with a run that ended before its time."""
+        import json
+
+        try:
+            arguments = json.loads((folder / "command.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{folder} is not the folder of a run") from None
+        if "--resume" not in arguments:
+            arguments.append("--resume")
+        self.name.value = folder.name
+        self.attach(start_run(folder, arguments))
+
+    def attach(self, run: RunWatch) -> None:
+        """Follow a run."""
+        self.run = run
+        self.log.setPlainText("")
+        self._timer.start()
+        self._watch_for_closing()
+        self.poll()
+        self._enable()
+
+    def pause_or_go_on(self) -> None:
+        """Let the run wait, or go on."""
+        if self.run is not None:
+            if self.run.status == "paused":
+                self.run.go_on()
+            else:
+                self.run.pause()
+
+    def stop(self) -> None:
+        """End the run after its step; the best weights so far are kept."""
+        if self.run is not None:
+            self.run.go_on()
+            self.run.stop()
+            self.status.setText("Stopping: the run judges what it has…")
+
+    def poll(self) -> None:
+        """Show what the run did since the last look."""
+        if self.run is None or not self.run.poll():
+            return
+        run = self.run
+        theme = get_theme(self._viewer.theme)
+        self.curves.show_curves(run.curves, run.total, theme.text.as_hex())
+        self.bar.setMaximum(max(1, run.total))
+        self.bar.setValue(run.step)
+        self.log.setPlainText(run.log_tail())
+        self._show_sample()
+        self._enable()
+        if run.over:
+            self._timer.stop()
+            self._tell_end()
+        else:
+            self.status.setText(self._progress())
+
+    def _progress(self) -> str:
+        run = self.run
+        assert run is not None
+        words = [f"{run.status}: step {run.step} of {run.total}"]
+        if "images_per_second" in run.last:
+            words.append(f"{run.last['images_per_second']:.1f} images/s on {run.last['device']}")
+            words.append(f"learning rate {run.last['learning_rate']:.2g}")
+        left = run.seconds_left()
+        if left is not None:
+            words.append(f"{left / 60:.0f} min left")
+        if run.curves["score"]:
+            words.append(f"best score {max(v for _, v in run.curves['score']):.3f}")
+        return ", ".join(words)
+
+    def _tell_end(self) -> None:
+        run = self.run
+        assert run is not None
+        if run.status in ("failed", "lost"):
+            self._say(f"The run ended: {run.reason} (log: {run.folder / 'log.txt'})", show_error)
+            return
+        try:
+            path = run.publish(run.folder.name)
+        except UserError as error:
+            self._say(str(error), show_error)
+            return
+        for widget in QApplication.allWidgets():
+            if isinstance(widget, SegmentWidget):
+                widget.refresh_weights()
+        best = max((v for _, v in run.curves["score"]), default=0.0)
+        how = "The run is done" if run.status == "finished" else "The run was stopped"
+        self._say(f"{how}: best score {best:.3f}. Segment finds the weights as {path.stem!r}.")
+
+    def _show_sample(self) -> None:
+        """The first validation image, and what the network makes of it now, as layers."""
+        run = self.run
+        assert run is not None
+        labels = run.folder / "sample" / "labels.tif"
+        try:
+            changed = labels.stat().st_mtime
+        except OSError:
+            return
+        if changed == self._shown_sample:
+            return
+        import tifffile
+
+        self._shown_sample = changed
+        found = tifffile.imread(labels)
+        layer = self._layer(f"{SAMPLE} nuclei", Labels)
+        if layer is not None and layer.data.shape == found.shape:
+            layer.data = found
+            return
+        image = tifffile.imread(run.folder / "sample" / "image.tif")
+        self._viewer.add_image(image, name=SAMPLE, rgb=image.ndim == 3)
+        self._viewer.add_labels(found, name=f"{SAMPLE} nuclei").contour = 2
+
+    def _ask_to_resume(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder of the run", str(runs_folder()))
+        if folder:
+            self.resume(Path(folder))
+
+    # ---- closing ----
+
+    def _watch_for_closing(self) -> None:
+        window = self.window()
+        if window is not self:
+            window.installEventFilter(self)  # once more does no harm
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Closing napari while a run goes: ask what is to become of it."""
+        closing = event.type() == QEvent.Type.Close and watched is self.window()
+        if closing and self.run is not None and not self.run.over:
+            answer = self._ask_about_run()
+            if answer == "cancel":
+                event.ignore()
+                return True
+            if answer == "stop":
+                self.stop()
+        return False
+
+    def _ask_about_run(self) -> str:
+        box = QMessageBox(self)
+        box.setWindowTitle("Training goes on")
+        box.setText("A training run is at work.")
+        box.setInformativeText("It can go on without napari; Train finds it again next time.")
+        leave = box.addButton("Leave it running", QMessageBox.ButtonRole.AcceptRole)
+        stop = box.addButton("Stop it, keep the best", QMessageBox.ButtonRole.DestructiveRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.setDefaultButton(leave)
+        box.exec()
+        clicked = box.clickedButton()
+        return "leave" if clicked is leave else "stop" if clicked is stop else "cancel"
+
+    def _say(self, message: str, notify: Any = show_info) -> None:
+        self.status.setText(message)
+        notify(message)
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except UserError as error:
+            message = str(error)
+            self._say(message[:1].upper() + message[1:], show_error)
+
+
+def _plane(image: Image, labels: Labels, step: tuple[int, ...]) -> np.ndarray:
+    """The 2D image that the labels belong to: the plane they were made from, or the one that is shown."""
+    data = image.data[0] if image.multiscale else image.data
+    mark = labels.metadata.get(KEY)
+    if isinstance(mark, dict) and mark.get("image") == image.name and "index" in mark:
+        return np.asarray(data[tuple(slice(None) if i is None else int(i) for i in mark["index"])])
+    extra = data.ndim - 2 - bool(image.rgb)
+    shown = step[-(extra + 2) :][:extra] if extra else ()
+    return np.asarray(data[tuple(int(i) for i in shown)])
+
+
+def _edited(labels: Labels) -> np.ndarray:
+    """Pixels that differ from what the network drew."""
+    remembered = labels.metadata.get(RAW)
+    if remembered is None:
+        raise UserError("only labels that Segment made can tell what was edited: keep the whole frame")
+    session = remembered.session
+    data = np.asarray(labels.data)
+    if session is None:
+        changed: np.ndarray = data != remembered.labels
+        return changed
+    session.look(data)
+    return np.isin(data, list(session.touched | session.accepted))

@@ -1,0 +1,95 @@
+"""Training samples collected by a person: image/label pairs in a folder, with a manifest."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.data.sample import checked_sample
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import written_whole
+
+MANIFEST = "manifest.json"
+
+
+class Project:
+    """A folder of ``images/NAME.tif`` and ``labels/NAME.tif`` that training reads as it is.
+
+    Everything is written beside and renamed, so a crash leaves whole samples only; a sample is in the
+    manifest when both of its files are there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def samples(self) -> dict[str, dict[str, Any]]:
+        """What the manifest tells of each sample, by name."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return {}
+        try:
+            content: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["samples"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+        return content
+
+    def add(
+        self,
+        name: str,
+        image: NDArray[Any],
+        labels: NDArray[Any],
+        *,
+        only: NDArray[np.bool_] | None = None,
+        margin: int = 16,
+    ) -> str:
+        """Keep one sample; the name that it got, which is new.
+
+        Parameters
+        ----------
+        image : (H, W) or (H, W, 3).
+        labels : (H, W) integer.
+        only : (H, W) bool; given, the smallest crop around these pixels and a margin is kept.
+        margin : pixels around them.
+
+        Raises
+        ------
+        UserError
+            If image and labels do not fit, there is nothing to learn from, or the disk refuses.
+        """
+        import tifffile
+
+        if only is not None:
+            window = _window(only, margin)
+            image, labels = image[window], labels[window]
+        sample = checked_sample(name, image, labels)
+        if not sample.labels.any():
+            raise UserError(f"the labels of {name!r} are empty: there is nothing to learn from")
+        known = self.samples()
+        base = re.sub(r"[^\w\-]+", "_", name).strip("_") or "sample"
+        fresh, number = base, 1
+        while fresh in known or (self.folder / "images" / f"{fresh}.tif").exists():
+            number += 1
+            fresh = f"{base}_{number}"
+        for kind, array in (("images", sample.image), ("labels", sample.labels)):
+            with written_whole(self.folder / kind / f"{fresh}.tif") as part:
+                tifffile.imwrite(part, array, photometric="rgb" if array.ndim == 3 else "minisblack")
+        told = {"from": name, "nuclei": len(np.unique(sample.labels)) - 1, "time": round(time.time())}
+        with written_whole(self.folder / MANIFEST) as part:
+            part.write_text(json.dumps({"samples": {**known, fresh: told}}, indent=2), "utf-8")
+        return fresh
+
+
+def _window(only: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    if not only.any():
+        raise UserError("nothing was edited: keep the whole frame instead")
+    rows, columns = np.flatnonzero(only.any(axis=1)), np.flatnonzero(only.any(axis=0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + 1 + margin),
+        slice(max(0, columns[0] - margin), columns[-1] + 1 + margin),
+    )

@@ -1,0 +1,188 @@
+"""Starting a run in a process of its own, following it through its folder, steering it, finding it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import written_whole
+from napari_deepretina.model.weights import user_folder
+from napari_deepretina.training.control import PAUSE, PID, STOP
+
+LOG = "log.txt"
+
+
+def runs_folder() -> Path:
+    """Where runs started from a widget live; it need not exist."""
+    return user_folder().parent / "runs"
+
+
+def start_run(folder: Path, arguments: Sequence[str]) -> RunWatch:
+    """Start ``napari-deepretina train`` with these arguments (without ``--out``) in a process of its own.
+
+    The process lives on when this one ends. What it prints goes to ``log.txt`` in the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = (folder / LOG).open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    command = [sys.executable, "-m", "napari_deepretina", "train", *arguments, "--out", str(folder)]
+    earlier = RunWatch(folder)
+    earlier.remember()
+    with log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    (folder / "command.json").write_text(json.dumps(list(arguments)), "utf-8")
+    earlier.process = process
+    return earlier
+
+
+class RunWatch:
+    """A run seen from outside, by what its folder holds.
+
+    Attributes
+    ----------
+    curves : ``train`` and ``validation`` losses and validation ``score`` as lists of (step, value).
+    status : ``starting``, ``running``, ``paused``, ``finished``, ``stopped``, ``failed`` or ``lost`` (the
+        process is gone without a word).
+    process : the child, if this session started it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.curves: dict[str, list[tuple[int, float]]] = {"train": [], "validation": [], "score": []}
+        self.status = "starting"
+        self.step = self.total = 0
+        self.last: dict[str, Any] = {}
+        self.reason = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._read = 0
+        self._told_over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        gone = self.process is None or self.process.poll() is not None
+        return gone and self.status in ("finished", "stopped", "failed", "lost")
+
+    def poll(self) -> bool:
+        """Read what is new; whether there was anything."""
+        before = self._read, self.status, self._told_over
+        for event in self._new_events():
+            self._take(event)
+        if not self.over and not self._alive():
+            for event in self._new_events():  # what came between reading and looking
+                self._take(event)
+            if not self.over:
+                self.status, self.reason = "lost", self._last_words()
+        self._told_over = self.over
+        return (self._read, self.status, self._told_over) != before
+
+    def remember(self) -> None:
+        """Take the curves of an earlier stretch of the run, which ended; a new one is about to start."""
+        for event in self._new_events():
+            self._take(event)
+        self.status, self.reason = "starting", ""
+
+    def seconds_left(self) -> float | None:
+        """Expected from the speed of late; None while it is not known."""
+        rate, batch = self.last.get("images_per_second"), self.last.get("batch_size")
+        if not rate or not batch or self.over:
+            return None
+        return (self.total - self.step) * float(batch) / float(rate)
+
+    def pause(self) -> None:
+        """Let the run wait after its step."""
+        (self.folder / PAUSE).touch()
+
+    def go_on(self) -> None:
+        """End a pause."""
+        (self.folder / PAUSE).unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End the run after its step; it judges what it has and keeps the best."""
+        (self.folder / STOP).touch()
+
+    def log_tail(self, lines: int = 6) -> str:
+        """The last lines of what the process printed."""
+        try:
+            return "\n".join((self.folder / LOG).read_text("utf-8", errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def publish(self, name: str) -> Path:
+        """Put the run's best weights where Segment finds them by name; UserError if there are none."""
+        source = self.folder / "weights.safetensors"
+        if not source.exists():
+            raise UserError(f"{self.folder} holds no weights yet")
+        target = user_folder() / f"{name}.safetensors"
+        with written_whole(target) as part:
+            shutil.copyfile(source, part)
+        return target
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        try:
+            with (self.folder / "events.jsonl").open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except OSError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind, self.step = event["event"], int(event["step"])
+        if kind == "start":
+            self.status, self.total = "running", int(event["total"])
+            self.last |= {"device": event["device"]}
+            self.reason = ""
+        elif kind == "train":
+            self.status = "running"
+            self.last |= {k: event[k] for k in ("images_per_second", "learning_rate", "stage", "batch_size")}
+            self.curves["train"].append((self.step, event["loss"]))
+        elif kind == "validation":
+            self.curves["validation"].append((self.step, event["loss"]))
+            self.curves["score"].append((self.step, event["dsb_score"]))
+        elif kind == "pause":
+            self.status = "paused"
+        elif kind == "go_on":
+            self.status = "running"
+        elif kind == "error":
+            self.status, self.reason = "failed", str(event["message"])
+        elif kind == "end":
+            self.status = "finished" if event["finished"] else "stopped"
+
+    def _alive(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        try:
+            pid = int((self.folder / PID).read_text("utf-8"))
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _last_words(self) -> str:
+        lines = [line for line in self.log_tail(40).splitlines() if line.strip()]
+        return lines[-1].removeprefix("napari-deepretina: ") if lines else "it left no word"
+
+
+def find_running(folder: Path | None = None) -> list[RunWatch]:
+    """Runs whose process is at work, the newest last."""
+    found = []
+    for pid in sorted((folder or runs_folder()).glob(f"*/{PID}"), key=lambda p: p.stat().st_mtime):
+        watch = RunWatch(pid.parent)
+        watch.poll()
+        if not watch.over:
+            found.append(watch)
+    return found

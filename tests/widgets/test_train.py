@@ -1,0 +1,222 @@
+"""Training driven from the viewer as a person does it: a real child process on synthetic data."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import QPushButton
+
+from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered
+from napari_deepretina.data.project import Project
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.weights import user_folder
+from napari_deepretina.postprocess import PostprocessSettings
+from napari_deepretina.training.watch import RunWatch, find_running, runs_folder
+
+SMALL = (
+    "main.crop=64 main.batch_size=1 main.regions_per_image=16 log_every=1 validate_every=3 workers=0 "
+    "checkpoint_every=2 precision=32-true"
+)
+
+
+class Trainer:
+    """The Train widget with a person's hands."""
+
+    def __init__(self, viewer, qtbot):
+        self.viewer, self.qtbot = viewer, qtbot
+        self.dock, self.widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Train")
+
+    def press(self, name):
+        self.qtbot.mouseClick(self.widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
+
+    def told(self):
+        return self.widget.status.text()
+
+    def wait(self, condition, seconds=120):
+        self.qtbot.waitUntil(lambda: bool(condition()), timeout=seconds * 1000)
+
+
+@pytest.fixture
+def trainer(viewer, qtbot, monkeypatch):
+    trainer = Trainer(viewer, qtbot)
+    # nobody is there to answer when the viewer closes
+    monkeypatch.setattr(trainer.widget, "_ask_about_run", lambda: "leave")
+    yield trainer
+    run = trainer.widget.run
+    if run is not None and run.process is not None and run.process.poll() is None:
+        run.process.kill()
+        run.process.wait()
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    for i in range(4):
+        image, labels = synthetic_nuclei((64, 64), 4, diameter=18, seed=i)
+        for kind, array in (("images", image), ("labels", labels)):
+            (tmp_path / "set" / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "set" / kind / f"{i}.tif", array)
+    return tmp_path / "set"
+
+
+def begin(trainer, annotated, tiny_weights, name, steps):
+    user_folder().mkdir(parents=True, exist_ok=True)
+    (user_folder() / "tiny.safetensors").write_bytes(tiny_weights.read_bytes())
+    widget = trainer.widget
+    widget.start_from.reset_choices()
+    widget.start_from.value = "tiny"
+    widget.name.value = name
+    widget.options.value = f"{SMALL} main.steps={steps}"
+    widget.add_data(str(annotated))
+    trainer.press("start")
+
+
+@pytest.mark.slow
+def test_a_person_trains_pauses_stops_resumes_and_segments(trainer, annotated, tiny_weights, qtbot):
+    widget = trainer.widget
+    begin(trainer, annotated, tiny_weights, "mine", 4000)
+    assert not widget.start_button.isEnabled()
+    trainer.wait(lambda: len(widget.run.curves["train"]) > 2 and widget.run.curves["score"])
+    assert "images/s on cpu" in trainer.told()
+    assert "min left" in trainer.told()
+    names = [x.name for x in trainer.viewer.layers]
+    assert names == ["training sample", "training sample nuclei"]
+    trainer.press("pause")
+    trainer.wait(lambda: widget.pause_button.text() == "Go on")
+    trainer.press("pause")
+    trainer.wait(lambda: widget.pause_button.text() == "Pause")
+    # another session finds the run at work
+    assert [r.folder.name for r in find_running()] == ["mine"]
+    trainer.press("stop")
+    trainer.wait(lambda: "Segment finds the weights as 'mine'" in trainer.told())
+    assert widget.run.status == "stopped"
+    stopped_at = widget.run.step
+    arguments = json.loads((runs_folder() / "mine" / "command.json").read_text())
+    index = next(i for i, a in enumerate(arguments) if a.startswith("main.steps="))
+    arguments[index] = f"main.steps={stopped_at + 5}"
+    (runs_folder() / "mine" / "command.json").write_text(json.dumps(arguments))
+    widget.resume(runs_folder() / "mine")
+    trainer.wait(lambda: trainer.told().startswith("The run is done"))
+    assert widget.run.status == "finished"
+    assert widget.run.step == stopped_at + 5
+    _, panel = trainer.viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    assert "mine" in panel.weights.choices
+    trainer.viewer.add_image(synthetic_nuclei((64, 64), 4)[0], name="new")
+    panel.image.value = "new"
+    panel.weights.value = "mine"
+    panel.run()
+    qtbot.waitUntil(lambda: "nuclei in" in panel.box.status.text(), timeout=60_000)
+    for file in user_folder().iterdir():
+        file.unlink()
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_told_with_the_place_of_its_log(trainer, annotated, tiny_weights):
+    begin(trainer, annotated, tiny_weights, "killed", 4000)
+    run = trainer.widget.run
+    trainer.wait(lambda: run.curves["train"])
+    os.kill(run.process.pid, signal.SIGKILL)
+    trainer.wait(lambda: "log.txt" in trainer.told())
+    assert run.status == "lost"
+    (user_folder() / "tiny.safetensors").unlink()
+
+
+def test_what_cannot_work_is_told(trainer, tmp_path):
+    trainer.press("start")
+    assert "Add annotated images first" in trainer.told()
+    trainer.press("add_layers")
+    assert "Choose an image layer" in trainer.told()
+    with pytest.raises(UserError, match="not the folder of a run"):
+        trainer.widget.resume(tmp_path)
+    trainer.widget.add_data(str(tmp_path / "gone"))
+    trainer.widget.name.value = "fails"
+    trainer.press("start")
+    trainer.wait(lambda: "does not exist" in trainer.told())
+    trainer.press("start")
+    assert "There is a run 'fails' already" in trainer.told()
+
+
+def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
+    image, labels = synthetic_nuclei((120, 150), 12, diameter=22, kind="tissue")
+    trainer.viewer.add_image(image, name="slide 1", rgb=True)
+    stack = trainer.viewer.add_image(np.stack([np.zeros((120, 150)), image[..., 0]]), name="stack")
+    layer = trainer.viewer.add_labels(labels, name="truth")
+    widget = trainer.widget
+    widget.image.value, widget.labels.value = "slide 1", "truth"
+    trainer.press("add_layers")
+    assert "Kept as slide_1; 1 samples" in trainer.told()
+    assert widget.chosen_data() == [str(widget.project.folder)]
+    widget.part.value = "edited regions"
+    trainer.press("add_layers")
+    assert "Only labels that Segment made" in trainer.told()
+    edited = labels.copy()
+    layer.metadata[RAW] = Remembered(None, labels.copy(), np.zeros(0, np.int64), PostprocessSettings())
+    edited[10:20, 30:40] = 99
+    layer.data = edited
+    trainer.press("add_layers")
+    folder = widget.project.folder
+    assert tifffile.imread(folder / "images" / "slide_1_2.tif").shape == (36, 42, 3)
+    assert np.array_equal(tifffile.imread(folder / "labels" / "slide_1_2.tif"), edited[0:36, 14:56])
+    widget.part.value = "whole frame"
+    widget.image.value = "stack"
+    layer.metadata[KEY] = {"image": "stack", "index": [1, None, None]}
+    trainer.press("add_layers")
+    assert np.array_equal(tifffile.imread(folder / "images" / "stack.tif"), stack.data[1])
+    assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2", "stack"]
+
+
+def test_projects_survive_and_tell_what_is_wrong(tmp_path, monkeypatch):
+    project = Project(tmp_path / "p")
+    labels = np.zeros((9, 9), np.int32)
+    with pytest.raises(UserError, match="nothing to learn from"):
+        project.add("a", labels, labels)
+    labels[2:5, 2:5] = 1
+    project.add("a", labels, labels)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        with pytest.raises(UserError, match="No space left"):
+            project.add("b", labels, labels)
+    assert list(project.samples()) == ["a"]
+    with pytest.raises(UserError, match="differ in size"):
+        project.add("c", labels, labels[:3])
+    (tmp_path / "p" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        project.samples()
+
+
+@pytest.mark.parametrize("answer", ["cancel", "stop", "leave"])
+def test_closing_napari_asks_about_a_run(trainer, tmp_path, monkeypatch, answer):
+    run = RunWatch(tmp_path)
+    run.status = "running"
+    (tmp_path / "pid").write_text(str(os.getpid()))
+    trainer.widget.attach(run)
+    monkeypatch.setattr(trainer.widget, "_ask_about_run", lambda: answer)
+    kept = trainer.widget.eventFilter(trainer.widget.window(), QEvent(QEvent.Type.Close))
+    assert kept == (answer == "cancel")
+    assert (tmp_path / "stop").exists() == (answer == "stop")
+    run.status = "finished"
+    trainer.widget._timer.stop()
+
+
+def test_a_run_at_work_is_found_again(viewer):
+    folder = runs_folder() / "old"
+    folder.mkdir(parents=True)
+    (folder / "pid").write_text(str(os.getpid()))
+    start = {"event": "start", "step": 0, "total": 10, "device": "cpu"}
+    (folder / "events.jsonl").write_text(json.dumps(start) + "\n" + '{"event": "tra')
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Train")
+    assert widget.run.folder == folder
+    assert widget.run.status == "running"
+    assert "Found the run old" in widget.status.text()
+    widget._timer.stop()
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
