@@ -163,6 +163,21 @@ def test_presets_are_saved_loaded_and_become_segments_defaults(tuned):
         file.unlink()
 
 
+def test_settings_of_one_view_do_not_blind_segment_to_the_others(tuned):
+    assert (tuned.widget.settings().views, tuned.widget.settings().votes) == (0, 0)
+    tuned.press("use_as_default")
+    values = tuned.panel.widget.settings()
+    assert (values["views"], values["votes"]) == (0, 0)
+    for file in presets.folder().iterdir():
+        file.unlink()
+
+
+def test_views_and_votes_chosen_by_hand_are_kept(many):
+    assert (many.widget.settings().views, many.widget.settings().votes) == (0, 0)
+    many.set(views=3, votes=1)
+    assert (many.widget.settings().views, many.widget.settings().votes) == (3, 1)
+
+
 def test_the_score_is_live_and_the_best_is_found(tuned):
     tuned.press("find_best")
     assert "Choose a truth layer" in tuned.told()

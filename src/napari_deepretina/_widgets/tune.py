@@ -192,8 +192,14 @@ class TuneWidget(QWidget):
         return PostprocessSettings(**{k: v for k, v in told.items() if k in PostprocessSettings.model_fields})
 
     def settings(self) -> PostprocessSettings:
-        """The sliders' values."""
+        """The sliders' values; all views are told as 0, so that presets suit any number of them."""
         values = {name: control.value for name, control in self.controls.items()}
+        layer = self._layer()
+        views = layer.metadata[RAW].raw.view_count if layer is not None else 1
+        if values["views"] >= views:
+            values["views"] = 0
+        if views == 1 or values["votes"] == -(-views // 3):
+            values["votes"] = 0
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
         return PostprocessSettings(**rounded, max_lost=self._max_lost)
 
