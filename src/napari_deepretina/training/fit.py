@@ -125,18 +125,7 @@ def fit(
     )
     fabric = Fabric(accelerator=accelerator, precision=_precision(recipe, accelerator), **_processes(devices))
     fabric.launch()
-    network = start[0] if start else build(recipe.architecture, seed=recipe.seed)
-    info = describe(recipe, network, start[1] if start else None, train, data_name)
-    if fabric.is_global_zero:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
-    fabric.barrier()
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-        network = convert(network)
-    fabric.to_device(network)
-    choose_layers(network, recipe.stages[0].layers)
-    state = State(network, Average(network, recipe.stages[0].ema), optimizer_of(recipe.stages[0], network))
+    state, info = _begin(fabric, recipe, train, out, start, data_name)
     if resume:
         _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
     control = Control(out)
@@ -158,6 +147,31 @@ def fit(
         finally:
             control.close()
     return out / "weights.safetensors"
+
+
+def _begin(
+    fabric: Fabric,
+    recipe: Recipe,
+    train: Dataset,
+    out: Path,
+    start: tuple[MaskRCNN, WeightsInfo] | None,
+    data_name: str,
+) -> tuple[State, WeightsInfo]:
+    """The run's folder, the network on its device, and the description of the weights to be."""
+    network = start[0] if start else build(recipe.architecture, seed=recipe.seed)
+    info = describe(recipe, network, start[1] if start else None, train, data_name)
+    if fabric.is_global_zero:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
+    fabric.barrier()
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+        network = convert(network)
+    fabric.to_device(network)
+    choose_layers(network, recipe.stages[0].layers)
+    return State(
+        network, Average(network, recipe.stages[0].ema), optimizer_of(recipe.stages[0], network)
+    ), info
 
 
 def _run_stage(run: Run, state: State) -> None:
