@@ -1,5 +1,6 @@
 """What recipes can ask of the loop, and how a run is steered and fails."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from napari_deepretina.data.synthetic import SyntheticDataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import load_model
+from napari_deepretina.model.weights import WeightsInfo, load_model
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.recipe import Recipe, Stage, load_recipe
@@ -132,9 +133,34 @@ def test_modes_follow_the_stage(tiny_architecture):
 def test_epochs_become_steps():
     assert stage(steps=0, epochs=3).resolved(9).steps == 15
     assert stage(steps=0, epochs=3, epoch_steps=332).resolved(9).steps == 996
-    for bad in ({"epochs": 2}, {"steps": 0}, {"epoch_steps": 2}, {"accumulate": 3}):
-        with pytest.raises(ValueError, match=r"give either|goes with|equal parts"):
+    for bad in ({"epochs": 2}, {"steps": 0}, {"accumulate": 3}):
+        with pytest.raises(ValueError, match=r"give either|equal parts"):
             stage(**bad)
+
+
+def test_an_epoch_ends_with_a_validation_and_a_checkpoint(tmp_path, tiny_architecture):
+    epochs = [stage(name=name, steps=0, epochs=n, epoch_steps=e) for name, n, e in (("a", 2, 2), ("b", 1, 3))]
+    recipe = recipe_of(tiny_architecture, *epochs, validate_every=0, checkpoint_every=0)
+    run(recipe, tmp_path / "run")
+    assert [e["step"] for e in events(tmp_path / "run", "validation")] == [2, 4, 7]
+    resolved = recipe.model_copy(update={"stages": tuple(s.resolved(0) for s in epochs)})
+    assert [s for s in range(1, 8) if resolved.is_due(0, s)] == [2, 4, 7]
+    assert [s for s in range(1, 8) if resolved.is_due(3, s)] == [3, 6]
+
+
+def test_trained_weights_are_judged_before_they_are_changed(tmp_path, tiny_architecture):
+    hopeless = stage(learning_rate=50.0, optimizer="sgd", clip_norm=1e6)
+    network = build(tiny_architecture, seed=0)
+    info = WeightsInfo(name="known", architecture=tiny_architecture, score={"dsb_score": 0.1})
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with contextlib.suppress(UserError):  # the loss may leave the finite
+        run(recipe_of(tiny_architecture, hopeless), tmp_path / "run", start=(network, info))
+    told = events(tmp_path / "run", "validation")
+    assert told[0]["step"] == 0
+    assert max(e["dsb_score"] for e in told) == told[0]["dsb_score"]
+    kept = load_model(tmp_path / "run" / "weights.safetensors", "cpu").network.state_dict()
+    for name, value in before.items():
+        assert torch.allclose(kept[name].float(), value.float(), atol=2e-3), name
 
 
 def test_the_three_steps_are_those_of_the_facts():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -94,53 +95,76 @@ def random_crop(
         the id of the copied one plus ``labels.max() + 1``.
     """
     if settings.geometry == "deep-retina":
-        matrix, shown = _as_the_original(labels.shape, size, settings, rng)
-        grid = _sampling_grid(matrix, size, labels.shape)
-        grid[0][torch.from_numpy(~shown)] = 2.0  # beyond the border: reads as 0
+        view, seen = original_crop(image, labels, size, OriginalView.drawn(labels.shape, size, settings, rng))
     else:
         matrix = _output_to_input(labels, size, base_scale, settings, rng)
-        grid = _sampling_grid(matrix, size, labels.shape)
-    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-    view = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
-    # float64 holds every int32 id exactly
-    ids = torch.from_numpy(labels.astype(np.float64))[None, None]
-    turned = F.grid_sample(ids, grid.double(), mode="nearest", align_corners=False)[0, 0]
-    seen = turned.numpy().astype(np.int32)
+        view, seen = _sampled(image, labels, _sampling_grid(matrix, size, labels.shape))
     if settings.paste and rng.random() < settings.paste:
         view, seen = _pasted(view, seen, int(labels.max()) + 1, rng)
     return _recoloured(view, settings, rng), seen
 
 
-def _as_the_original(
-    shape: tuple[int, ...], size: int, s: Augmentation, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Deep Retina's chain as one matrix: scale, stretch, crop, flips, quarter turns, small rotation.
+@dataclass(frozen=True)
+class OriginalView:
+    """What Deep Retina draws for the place of one crop.
 
-    Returns
-    -------
-    matrix : as `_output_to_input`.
-    shown : (size, size) bool, False where the small rotation turned the crop's outside in, which the
-        original fills with zeros.
+    Attributes
+    ----------
+    scale : of height and width.
+    corner : (y, x) of the crop in the scaled image, in pixels.
+    left_right, up_down : whether it is mirrored so.
+    quarters : turns by 90°, counter-clockwise.
+    degrees : the small rotation, clockwise.
     """
-    least = size / min(shape)
-    zoom = rng.uniform(least, max(s.enlarge, least * s.zoom))
-    stretch = np.array([zoom, zoom])
-    stretch[rng.integers(2)] *= rng.uniform(1, s.aspect)
-    extent = np.array(shape[::-1], float)
-    room = np.maximum(0, np.round(extent * stretch).astype(int) - size)
-    offset = rng.integers(0, room + 1) if s.corner == "random" else np.zeros(2, int)
-    turn = np.eye(2)
-    if s.flips:
-        turn = np.diag(rng.choice([-1.0, 1.0], 2)) @ _rotation(rng.integers(4) * np.pi / 2).round()
-    small = np.eye(2)
-    shown = np.ones((size, size), bool)
-    if s.rotation and rng.random() < 0.5:
-        small = _rotation(np.deg2rad(rng.uniform(-s.rotation, s.rotation)))
+
+    scale: tuple[float, float]
+    corner: tuple[int, int]
+    left_right: bool = False
+    up_down: bool = False
+    quarters: int = 0
+    degrees: float = 0.0
+
+    @classmethod
+    def drawn(cls, shape: tuple[int, ...], size: int, s: Augmentation, rng: np.random.Generator) -> Self:
+        """A random one of an image of this (H, W) for a crop of `size`."""
+        least = size / min(shape)
+        scale = np.full(2, rng.uniform(least, max(s.enlarge, least * s.zoom)))
+        scale[rng.integers(2)] *= rng.uniform(1, s.aspect)
+        room = np.maximum(0, np.round(np.array(shape) * scale).astype(int) - size)
+        corner = rng.integers(0, room + 1) if s.corner == "random" else np.zeros(2, int)
+        flips, quarters = (rng.random(2) < 0.5, rng.integers(4)) if s.flips else ((False, False), 0)
+        turned = s.rotation and rng.random() < 0.5
+        degrees = rng.uniform(-s.rotation, s.rotation) if turned else 0.0
+        (height, width), (y, x) = scale.tolist(), corner.tolist()
+        return cls((height, width), (y, x), bool(flips[0]), bool(flips[1]), int(quarters), degrees)
+
+    def matrix(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Scale, stretch, crop, flips, quarter turns and small rotation in one.
+
+        Returns
+        -------
+        matrix : as `_output_to_input`.
+        shown : (size, size) bool, False where the small rotation turned the crop's outside in, which the
+            original fills with zeros.
+        """
+        small = _rotation(-np.deg2rad(self.degrees))
         before = np.abs(_offsets(size)[..., :2] @ small.T)
-        shown &= (before <= size / 2).all(axis=-1)
-    linear = np.diag(1 / stretch) @ turn @ small
-    centre = (offset + size / 2) / stretch
-    return np.concatenate([linear, centre[:, None]], axis=1), shown
+        shown = np.ones((size, size), bool) if not self.degrees else (before <= size / 2).all(axis=-1)
+        mirror = np.diag([-1.0 if self.left_right else 1.0, -1.0 if self.up_down else 1.0])
+        stretch = np.array(self.scale[::-1])
+        linear = np.diag(1 / stretch) @ mirror @ _rotation(self.quarters * np.pi / 2).round() @ small
+        centre = (np.array(self.corner[::-1]) + size / 2) / stretch
+        return np.concatenate([linear, centre[:, None]], axis=1), shown
+
+
+def original_crop(
+    image: NDArray[np.float32], labels: NDArray[np.int32], size: int, view: OriginalView
+) -> tuple[Tensor, NDArray[np.int32]]:
+    """What Deep Retina shows of an image for given draws; shapes and dtypes as `random_crop`."""
+    matrix, shown = view.matrix(size)
+    grid = _sampling_grid(matrix, size, labels.shape)
+    grid[0][torch.from_numpy(~shown)] = 2.0  # beyond the border: reads as 0
+    return _sampled(image, labels, grid)
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:
@@ -174,6 +198,17 @@ def _output_to_input(
     low, high = np.minimum(half, extent / 2), np.maximum(extent - half, extent / 2)
     centre = np.clip(centre, low, high)
     return np.concatenate([linear, centre[:, None]], axis=1)
+
+
+def _sampled(
+    image: NDArray[np.float32], labels: NDArray[np.int32], grid: Tensor
+) -> tuple[Tensor, NDArray[np.int32]]:
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    view = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
+    # float64 holds every int32 id exactly
+    ids = torch.from_numpy(labels.astype(np.float64))[None, None]
+    turned = F.grid_sample(ids, grid.double(), mode="nearest", align_corners=False)[0, 0]
+    return view, turned.numpy().astype(np.int32)
 
 
 def _sampling_grid(matrix: NDArray[np.float64], size: int, shape: tuple[int, ...]) -> Tensor:

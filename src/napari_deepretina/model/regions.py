@@ -79,7 +79,7 @@ class RegionHeads(nn.Module):
             [t.boxes[m] if len(t.boxes) else r for t, m, r in zip(targets, matched, regions, strict=True)]
         )
         wanted = self.coder.encode_single(truth, torch.cat(regions))
-        chosen = deltas.view(len(labels), -1, 4)[positive, labels[positive]]
+        chosen = deltas.view(len(labels), deltas.shape[1] // 4, 4)[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(chosen, wanted[positive], beta=1 / 9, reduction="sum")
         return {
             "loss_classifier": F.cross_entropy(logits, labels),
@@ -142,7 +142,7 @@ class RegionHeads(nn.Module):
         classes = classes + 1
         keep = torch.nonzero(scores >= limits.score).flatten()
         regions, scores, classes = regions[keep], scores[keep], classes[keep]
-        chosen = deltas.view(len(deltas), -1, 4)[keep, classes]
+        chosen = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[keep, classes]
         boxes = clip_boxes_to_image(self.coder.decode_single(chosen, regions), size)
         wide = torch.nonzero((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1.0).flatten()
         boxes, scores, classes = boxes[wide], scores[wide], classes[wide]

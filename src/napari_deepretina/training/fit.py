@@ -24,7 +24,7 @@ from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_deepretina.training.control import Control
 from napari_deepretina.training.events import EventLog
-from napari_deepretina.training.judge import Judge, describe
+from napari_deepretina.training.judge import Judge, describe, is_trained
 from napari_deepretina.training.recipe import Recipe, Stage, to_toml
 from napari_deepretina.training.trainable import (
     choose_layers,
@@ -119,10 +119,8 @@ def fit(
         If the loss stops being finite, an image cannot be read, or the disk is full; the last
         checkpoint stays.
     """
-    rounds = {s.sampler: len(round_of(train, s.sampler)) for s in recipe.stages if not s.steps}
-    recipe = recipe.model_copy(
-        update={"stages": tuple(s.resolved(rounds.get(s.sampler, 0)) for s in recipe.stages)}
-    )
+    rounds = {sampler: len(round_of(train, sampler)) for sampler in {s.sampler for s in recipe.stages}}
+    recipe = recipe.model_copy(update={"stages": tuple(s.resolved(rounds[s.sampler]) for s in recipe.stages)})
     fabric = Fabric(accelerator=accelerator, precision=_precision(recipe, accelerator), **_processes(devices))
     fabric.launch()
     state, info = _begin(fabric, recipe, train, out, start, data_name)
@@ -134,6 +132,8 @@ def fit(
         log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
                   device=str(fabric.device), precision=str(fabric._precision.precision))  # fmt: skip
         try:
+            if start and not resume and is_trained(*start):
+                _judge(run, state)  # where the curves begin; nothing worse is ever kept
             while state.step < recipe.total_steps and not control.stop_asked:
                 _run_stage(run, state)
             finished = state.step >= recipe.total_steps
@@ -206,10 +206,11 @@ def _run_stage(run: Run, state: State) -> None:
                 batch_size=stage.batch_size,
             )  # fmt: skip
         asked = run.control.take_save() if run.fabric.is_global_zero else False
-        if asked or state.step % run.recipe.validate_every == 0 or state.step == run.recipe.total_steps:
+        done = state.step == run.recipe.total_steps
+        if asked or done or run.recipe.is_due(run.recipe.validate_every, state.step):
             _judge(run, state)
             meter = Meter()
-        if asked or state.step % run.recipe.checkpoint_every == 0:
+        if asked or run.recipe.is_due(run.recipe.checkpoint_every, state.step):
             _save(run, state)
         if _any_rank(run.fabric, run.control.stop_asked):
             break

@@ -121,6 +121,11 @@ def describe(
     )
 
 
+def is_trained(network: MaskRCNN, info: WeightsInfo) -> bool:
+    """Whether weights know the classes already, so that scoring them before training tells something."""
+    return bool(info.score) and info.architecture.classes == network.architecture.classes
+
+
 def typical_diameter(dataset: Dataset, short_side: int, *, most: int = 100) -> float:
     """Median diameter of the nuclei, as discs of their area, in pixels of the network's input."""
     chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))

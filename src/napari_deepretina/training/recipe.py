@@ -64,23 +64,20 @@ class Stage(BaseModel):
     def _has_a_length(self) -> Self:
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("give either steps or epochs, above 0")
-        if self.epoch_steps and not self.epochs:
-            raise ValueError("epoch_steps goes with epochs")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
         return self
 
     def resolved(self, round_length: int) -> Stage:
-        """The same stage with its steps counted.
+        """The same stage with its steps, and those of an epoch, counted.
 
         Parameters
         ----------
         round_length : crops in one round of the sampler over the training images.
         """
-        if self.steps:
-            return self
         an_epoch = self.epoch_steps or -(-round_length // self.batch_size)
-        return self.model_copy(update={"steps": self.epochs * an_epoch, "epochs": 0, "epoch_steps": 0})
+        steps = self.steps or self.epochs * an_epoch
+        return self.model_copy(update={"steps": steps, "epochs": 0, "epoch_steps": an_epoch})
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step of this stage, 0-based."""
@@ -107,8 +104,10 @@ class Recipe(BaseModel):
     workers: int = Field(default=1, ge=0)
     """Processes that prepare crops; any number gives the same crops."""
     log_every: int = Field(default=20, ge=1)
-    validate_every: int = Field(default=1000, ge=1)
-    checkpoint_every: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=0, ge=0)
+    """Steps between validations; 0 validates at every epoch's end."""
+    checkpoint_every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0 keeps one at every epoch's end."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @property
@@ -123,6 +122,16 @@ class Recipe(BaseModel):
                 return index, step
             step -= stage.steps
         raise IndexError(f"step is {step} beyond the recipe's end")
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether what happens `every` steps, or with 0 at every epoch's end, comes after so many steps.
+
+        The stages must be resolved.
+        """
+        if every:
+            return step % every == 0
+        index, last = self.locate(step - 1)
+        return (last + 1) % self.stages[index].epoch_steps == 0
 
 
 def shipped_recipes() -> list[str]:
