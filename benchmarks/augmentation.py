@@ -35,7 +35,7 @@ def ours(shape: tuple[int, int], settings: Augmentation) -> Callable[[], object]
 
 
 def theirs(shape: tuple[int, int]) -> Callable[[], object]:
-    """torchvision's crops."""
+    """Crops by torchvision."""
     image, labels = synthetic_nuclei(shape, shape[0] * shape[1] // 3000, diameter=24, kind="tissue")
     pixels = tv_tensors.Image(torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1))
     mask = tv_tensors.Mask(torch.from_numpy(labels)[None])

@@ -104,7 +104,7 @@ def _step(
 
 
 def their_network(*, stock: bool) -> TheirMaskRCNN:
-    """torchvision's Mask R-CNN with our backbone, anchors and head widths."""
+    """A Mask R-CNN of torchvision with our backbone, anchors and head widths."""
     a = ARCHITECTURE
     body = resnet18(weights=None)
     backbone = BackboneWithFPN(

@@ -149,7 +149,7 @@ class OriginalView:
         """
         small = _rotation(-np.deg2rad(self.degrees))
         before = np.abs(_offsets(size)[..., :2] @ small.T)
-        shown = np.ones((size, size), bool) if not self.degrees else (before <= size / 2).all(axis=-1)
+        shown = np.asarray((before <= size / 2).all(axis=-1) | (self.degrees == 0))
         mirror = np.diag([-1.0 if self.left_right else 1.0, -1.0 if self.up_down else 1.0])
         stretch = np.array(self.scale[::-1])
         linear = np.diag(1 / stretch) @ mirror @ _rotation(self.quarters * np.pi / 2).round() @ small
