@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered
 from napari_deepretina.data.project import Project
@@ -167,6 +167,33 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     trainer.press("add_layers")
     assert np.array_equal(tifffile.imread(folder / "images" / "stack.tif"), stack.data[1])
     assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2", "stack"]
+
+
+def test_starting_points_are_names_runs_and_files(trainer, tmp_path, tiny_weights, monkeypatch):
+    widget = trainer.widget
+    run = runs_folder() / "half"
+    run.mkdir(parents=True)
+    (run / "weights.safetensors").write_bytes(tiny_weights.read_bytes())
+    widget.start_from.reset_choices()
+    assert str(run / "weights.safetensors") in widget.start_from.choices
+    answers = [(str(tiny_weights), ""), ("", "")]
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: answers.pop(0))
+    widget.start_from.value = "a file…"
+    assert widget.start_from.value == str(tiny_weights)
+    widget.start_from.value = "a file…"  # and thought better of it
+    assert widget.start_from.value == "bundled"
+    (run / "weights.safetensors").unlink()
+    run.rmdir()
+
+
+def test_a_mix_of_sets_with_weights(trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    widget = trainer.widget
+    for name in ("a", "b", "a"):
+        widget.add_data(str(tmp_path / name))
+    assert [widget.data.item(i).text() for i in range(widget.data.count())] == ["~/a", "~/b"]
+    widget.data.item(1).setText("~/b@3")
+    assert widget.chosen_data() == [str(tmp_path / "a"), f"{tmp_path / 'b'}@3"]
 
 
 def test_projects_survive_and_tell_what_is_wrong(tmp_path, monkeypatch):

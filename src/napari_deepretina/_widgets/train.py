@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import napari.viewer
-import numpy as np
 from magicgui.widgets import ComboBox, LineEdit
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
     QFileDialog,
@@ -20,7 +19,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QListWidget,
-    QMessageBox,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
@@ -28,8 +26,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
-from napari_deepretina._widgets.own_labels import KEY, RAW
+from napari_deepretina._widgets.layer_samples import edited_pixels, plane_of_image, plane_of_labels
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
@@ -40,6 +39,7 @@ from napari_deepretina.training.watch import RunWatch, find_running, runs_folder
 POLL_MS = 500
 SAMPLE = "training sample"
 WHOLE, EDITED = "whole frame", "edited regions"
+FILE = "a file…"
 
 
 class TrainWidget(QWidget):
@@ -50,6 +50,7 @@ class TrainWidget(QWidget):
         self._viewer = napari_viewer
         self.run: RunWatch | None = None
         self._shown_sample = 0.0
+        self._files: list[str] = []
         self._build()
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
@@ -69,13 +70,15 @@ class TrainWidget(QWidget):
         self.labels = ComboBox(label="labels", choices=lambda _: self._names(Labels))
         self.part = ComboBox(label="keep", choices=[WHOLE, EDITED])
         self.recipe = ComboBox(label="recipe", choices=shipped_recipes(), value="fine-tune")
-        self.start_from = ComboBox(label="start from", choices=lambda _: ["bundled", "random", *available()])
+        self.start_from = ComboBox(label="start from", choices=lambda _: self._starts())
+        self.start_from.changed.connect(self._start_chosen)
         self.name = LineEdit(label="name", value=time.strftime("run-%Y%m%d-%H%M"))
         self.options = LineEdit(label="changes", value="")
         self.options.tooltip = "Changes of the recipe, e.g. main.steps=100 main.learning_rate=0.0001"
         self.data = QListWidget()
         self.data.setObjectName("data")
         self.data.setMaximumHeight(90)
+        self.data.setToolTip("Double-click and end the line with @3 to show a set three times as often.")
         layout = QVBoxLayout(self)
         samples = QFormLayout()
         for control in (self.image, self.labels, self.part):
@@ -157,24 +160,25 @@ class TrainWidget(QWidget):
         image, labels = self._layer(self.image.value, Image), self._layer(self.labels.value, Labels)
         if image is None or labels is None:
             raise UserError("choose an image layer and a labels layer first")
-        truth = np.asarray(labels.data)
-        pixels = _plane(image, labels, tuple(self._viewer.dims.current_step))
-        if truth.ndim > 2:
-            step = self._viewer.dims.current_step[-truth.ndim :]
-            truth = truth[tuple(step[:-2])]
-        only = _edited(labels) if self.part.value == EDITED else None
-        name = self.project.add(image.name, pixels, truth, only=only)
+        step = tuple(self._viewer.dims.current_step)
+        only = edited_pixels(labels) if self.part.value == EDITED else None
+        name = self.project.add(
+            image.name, plane_of_image(image, labels, step), plane_of_labels(labels, step), only=only
+        )
         self.add_data(str(self.project.folder))
         self._say(f"Kept as {name}; {len(self.project.samples())} samples in the project.")
 
     def add_data(self, path: str) -> None:
         """Train on this folder, zip or COCO file as well."""
-        if path not in self.chosen_data():
-            self.data.addItem(path)
+        if path in self.chosen_data():
+            return
+        self.data.addItem(short(path))
+        item = self.data.item(self.data.count() - 1)
+        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsEditable)
 
     def chosen_data(self) -> list[str]:
-        """Paths in the list."""
-        return [self.data.item(i).text() for i in range(self.data.count())]
+        """Paths in the list, with their weights."""
+        return [str(Path(self.data.item(i).text()).expanduser()) for i in range(self.data.count())]
 
     def _remove_data(self) -> None:
         for item in self.data.selectedItems():
@@ -185,6 +189,24 @@ class TrainWidget(QWidget):
         path = path or QFileDialog.getExistingDirectory(self, "Folder with annotated images")
         if path:
             self.add_data(path)
+
+    def _starts(self) -> list[tuple[str, str]]:
+        """Where training can start: names, weights of runs, files chosen so far, and a way to another."""
+        known = available()
+        found = [(name, name) for name in ("bundled", "random", *known)]
+        runs = sorted(runs_folder().glob("*/weights.safetensors"))
+        found += [(f"run {p.parent.name}", str(p)) for p in runs if p.parent.name not in known]
+        found += [(Path(p).name, p) for p in self._files]
+        return [*found, (FILE, FILE)]
+
+    def _start_chosen(self, value: str) -> None:
+        if value != FILE:
+            return
+        path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors *.pt)")
+        if path and path not in self._files:
+            self._files.append(path)
+        self.start_from.reset_choices()
+        self.start_from.value = path or "bundled"
 
     def _layer(self, name: str | None, kind: Any) -> Any:
         return next((x for x in self._viewer.layers if x.name == name and isinstance(x, kind)), None)
@@ -200,9 +222,11 @@ class TrainWidget(QWidget):
         if not self.name.value.strip() or folder.exists():
             raise UserError(f"there is a run {self.name.value!r} already: choose another name")
         changes = [word for text in self.options.value.split() for word in ("--set", text)]
+        if self.start_from.value == FILE:
+            raise UserError("choose the weights to start from")
         arguments = [self.recipe.value, "--data", *data, "--weights", self.start_from.value, *changes]
         self.attach(start_run(folder, arguments))
-        self._say(f"Started; everything of the run is kept in {folder}.")
+        self._say(f"Started; everything of the run is kept in {short(folder)}.")
 
     def resume(self, folder: Path) -> None:
         """Go on with a run that ended before its time."""
@@ -277,13 +301,14 @@ class TrainWidget(QWidget):
         run = self.run
         assert run is not None
         if run.status in ("failed", "lost"):
-            self._say(f"The run ended: {run.reason} (log: {run.folder / 'log.txt'})", show_error)
+            self._say(f"The run ended: {run.reason} (log: {short(run.folder / 'log.txt')})", show_error)
             return
         try:
             path = run.publish(run.folder.name)
         except UserError as error:
             self._say(str(error), show_error)
             return
+        self.start_from.reset_choices()
         for widget in QApplication.allWidgets():
             if isinstance(widget, SegmentWidget):
                 widget.refresh_weights()
@@ -339,17 +364,7 @@ class TrainWidget(QWidget):
         return False
 
     def _ask_about_run(self) -> str:
-        box = QMessageBox(self)
-        box.setWindowTitle("Training goes on")
-        box.setText("A training run is at work.")
-        box.setInformativeText("It can go on without napari; Train finds it again next time.")
-        leave = box.addButton("Leave it running", QMessageBox.ButtonRole.AcceptRole)
-        stop = box.addButton("Stop it, keep the best", QMessageBox.ButtonRole.DestructiveRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.setDefaultButton(leave)
-        box.exec()
-        clicked = box.clickedButton()
-        return "leave" if clicked is leave else "stop" if clicked is stop else "cancel"
+        return ask_about_run(self)
 
     def _say(self, message: str, notify: Any = show_info) -> None:
         self.status.setText(message)
@@ -363,26 +378,9 @@ class TrainWidget(QWidget):
             self._say(message[:1].upper() + message[1:], show_error)
 
 
-def _plane(image: Image, labels: Labels, step: tuple[int, ...]) -> np.ndarray:
-    """The 2D image that the labels belong to: the plane they were made from, or the one that is shown."""
-    data = image.data[0] if image.multiscale else image.data
-    mark = labels.metadata.get(KEY)
-    if isinstance(mark, dict) and mark.get("image") == image.name and "index" in mark:
-        return np.asarray(data[tuple(slice(None) if i is None else int(i) for i in mark["index"])])
-    extra = data.ndim - 2 - bool(image.rgb)
-    shown = step[-(extra + 2) :][:extra] if extra else ()
-    return np.asarray(data[tuple(int(i) for i in shown)])
-
-
-def _edited(labels: Labels) -> np.ndarray:
-    """Pixels that differ from what the network drew."""
-    remembered = labels.metadata.get(RAW)
-    if remembered is None:
-        raise UserError("only labels that Segment made can tell what was edited: keep the whole frame")
-    session = remembered.session
-    data = np.asarray(labels.data)
-    if session is None:
-        changed: np.ndarray = data != remembered.labels
-        return changed
-    session.look(data)
-    return np.isin(data, list(session.touched | session.accepted))
+def short(path: str | Path) -> str:
+    """A path as people write it: ~ for their home."""
+    try:
+        return str(Path("~") / Path(path).relative_to(Path.home()))
+    except ValueError:
+        return str(path)
