@@ -8,6 +8,8 @@ IMAGE is any microscopy image; without one the synthetic sample is used.
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QPushButton, QWidget
+
+from napari_deepretina.data.synthetic import synthetic_nuclei
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -99,18 +103,46 @@ def tune(viewer: napari.Viewer, panel: Any, out: Path) -> None:
     shoot(viewer, out / "tune-review.png")
 
 
+def train(viewer: napari.Viewer, out: Path) -> None:
+    """A run from three annotated layers: in its midst and at its end."""
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Train")
+    for number in range(3):
+        image, labels = synthetic_nuclei((256, 256), 30, kind="tissue", seed=number)
+        viewer.add_image(image, name=f"field {number + 1}", rgb=True)
+        viewer.add_labels(labels, name=f"corrected {number + 1}")
+        widget.image.value, widget.labels.value = f"field {number + 1}", f"corrected {number + 1}"
+        press(widget, "add_layers")
+    widget.name.value = "my-tissue"
+    widget.options.value = "main.steps=60 validate_every=15 log_every=2"
+    press(widget, "start")
+    wait_for(lambda: len(widget.run.curves["score"]) == 3 and widget.run.step > 35, 300)
+    pause(6)
+    shoot(viewer, out / "train-running.png")
+    wait_for(lambda: widget.run.over, 300)
+    pause(8)
+    shoot(viewer, out / "train-done.png")
+
+
 def main() -> None:
-    """All pictures."""
+    """All pictures, or those of one widget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", nargs="?")
+    parser.add_argument("--only", choices=["tune", "train"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer()
     viewer.window.resize(1500, 950)
-    tune(viewer, segment(viewer, arguments.image, arguments.out), arguments.out)
+    if arguments.only != "train":
+        tune(viewer, segment(viewer, arguments.image, arguments.out), arguments.out)
+    if arguments.only != "tune":
+        train(viewer, arguments.out)
     viewer.close()
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as home:  # nobody's settings and runs
+        os.environ |= {"HOME": home, "XDG_DATA_HOME": f"{home}/.local/share"}
+        main()

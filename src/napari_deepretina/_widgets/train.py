@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
 from napari_deepretina._widgets.layer_samples import edited_pixels, plane_of_image, plane_of_labels
+from napari_deepretina._widgets.placing import bright_colours
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
@@ -72,7 +73,7 @@ class TrainWidget(QWidget):
         self.recipe = ComboBox(label="recipe", choices=shipped_recipes(), value="fine-tune")
         self.start_from = ComboBox(label="start from", choices=lambda _: self._starts())
         self.start_from.changed.connect(self._start_chosen)
-        self.name = LineEdit(label="name", value=time.strftime("run-%Y%m%d-%H%M"))
+        self.name = LineEdit(label="name", value=fresh_name())
         self.options = LineEdit(label="changes", value="")
         self.options.tooltip = "Changes of the recipe, e.g. main.steps=100 main.learning_rate=0.0001"
         self.data = QListWidget()
@@ -275,6 +276,7 @@ class TrainWidget(QWidget):
         self.bar.setMaximum(max(1, run.total))
         self.bar.setValue(run.step)
         self.log.setPlainText(run.log_tail())
+        self.log.verticalScrollBar().setValue(self.log.verticalScrollBar().maximum())
         self._show_sample()
         self._enable()
         if run.over:
@@ -292,7 +294,7 @@ class TrainWidget(QWidget):
             words.append(f"learning rate {run.last['learning_rate']:.2g}")
         left = run.seconds_left()
         if left is not None:
-            words.append(f"{left / 60:.0f} min left")
+            words.append(f"{left / 60:.0f} min left" if left > 60 else "under 1 min left")
         if run.curves["score"]:
             words.append(f"best score {max(v for _, v in run.curves['score']):.3f}")
         return ", ".join(words)
@@ -309,6 +311,8 @@ class TrainWidget(QWidget):
             self._say(str(error), show_error)
             return
         self.start_from.reset_choices()
+        if self.name.value == run.folder.name:
+            self.name.value = fresh_name()
         for widget in QApplication.allWidgets():
             if isinstance(widget, SegmentWidget):
                 widget.refresh_weights()
@@ -337,7 +341,7 @@ class TrainWidget(QWidget):
             return
         image = tifffile.imread(run.folder / "sample" / "image.tif")
         self._viewer.add_image(image, name=SAMPLE, rgb=image.ndim == 3)
-        self._viewer.add_labels(found, name=f"{SAMPLE} nuclei").contour = 2
+        self._viewer.add_labels(found, name=f"{SAMPLE} nuclei", colormap=bright_colours()).contour = 2
 
     def _ask_to_resume(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the run", str(runs_folder()))
@@ -376,6 +380,12 @@ class TrainWidget(QWidget):
         except UserError as error:
             message = str(error)
             self._say(message[:1].upper() + message[1:], show_error)
+
+
+def fresh_name() -> str:
+    """A name for a run that no run has."""
+    name = time.strftime("run-%Y%m%d-%H%M")
+    return name if not (runs_folder() / name).exists() else time.strftime("run-%Y%m%d-%H%M%S")
 
 
 def short(path: str | Path) -> str:
