@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Backbone = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "matterport_resnet50", "matterport_resnet101"
+]
 
 
 class Architecture(BaseModel):
@@ -20,7 +22,13 @@ class Architecture(BaseModel):
     backbone: Backbone = "resnet50"
     classes: tuple[str, ...] = Field(default=("nucleus",), min_length=1)
     """Names of the object classes; class ids start at 1, 0 is background."""
+    body_widths: tuple[int, ...] = Field(
+        default=(64, 64, 256, 128, 512, 256, 1024, 512, 2048), min_length=9, max_length=9
+    )
+    """Matterport backbones: channels of the stem, then inside and after each of the four stages."""
     fpn_channels: int = Field(default=256, ge=8, le=512)
+    rpn_channels: int = Field(default=512, ge=8)
+    """Matterport backbones: channels of the proposal network's shared convolution."""
     anchor_sizes: tuple[int, int, int, int, int] = (8, 16, 32, 64, 128)
     """Anchor sides on P2…P6, whose strides are 4…64."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -41,6 +49,11 @@ class Architecture(BaseModel):
     def num_classes(self) -> int:
         """Object classes plus background."""
         return len(self.classes) + 1
+
+    @property
+    def is_matterport(self) -> bool:
+        """Whether the network, and how images are laid before it, follow Matterport's."""
+        return self.backbone.startswith("matterport")
 
 
 class Limits(BaseModel):

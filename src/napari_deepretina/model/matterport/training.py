@@ -1,0 +1,228 @@
+"""What Matterport's network learns from: anchors and regions with their truth, and five losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from napari_deepretina.model.matterport import boxes as mboxes
+from napari_deepretina.model.targets import Target, mask_targets
+
+if TYPE_CHECKING:
+    from napari_deepretina.model.matterport.network import MatterportRCNN
+
+ANCHORS_PER_IMAGE = 256
+ANCHORS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Regions an image that the heads learn from, and the share of positive ones at most."""
+
+    regions_per_image: int = 600
+    positive_fraction: float = 0.33
+
+
+@dataclass(frozen=True)
+class RegionTargets:
+    """R regions of one image with what the heads should answer; rows of zeros fill up.
+
+    Attributes
+    ----------
+    regions : (R, 4) normalised.
+    classes : (R,) int64, 0 for background.
+    deltas : (R, 4), 0 where there is no object.
+    masks : (P, 28, 28) float32 of the P positive regions, which come first.
+    """
+
+    regions: Tensor
+    classes: Tensor
+    deltas: Tensor
+    masks: Tensor
+
+
+def match_anchors(anchors: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Assign anchors to true boxes, both (y1, x1, y2, x2) in pixels.
+
+    Positive from IoU 0.7 on, and the best anchor of each box (the first of equal ones); negative below
+    0.3 with every box.
+
+    Returns
+    -------
+    match : (A,) int64, 1 positive, -1 negative, 0 neither.
+    best : (A,) int64, each anchor's own best box, even where it was chosen for another one.
+    """
+    if not len(truth):
+        ones = torch.ones(len(anchors), dtype=torch.long, device=anchors.device)
+        return -ones, ones * 0
+    best, highest, of_box = [], [], []
+    for chunk in torch.split(anchors, ANCHORS_AT_ONCE):
+        iou = box_iou(chunk, truth)
+        value, index = iou.max(dim=1)
+        best.append(index)
+        highest.append(value)
+        of_box.append(torch.stack([*iou.max(dim=0)]))
+    values = torch.stack([o[0] for o in of_box])  # (chunks, G)
+    chunk = values.argmax(dim=0)
+    within = torch.stack([o[1] for o in of_box])[chunk, torch.arange(len(truth), device=truth.device)]
+    iou = torch.cat(highest)
+    match = torch.zeros(len(anchors), dtype=torch.long, device=anchors.device)
+    match[iou < 0.3] = -1
+    match[chunk * ANCHORS_AT_ONCE + within.long()] = 1
+    match[iou >= 0.7] = 1
+    return match, torch.cat(best)
+
+
+def subsampled(match: Tensor) -> Tensor:
+    """At most 128 positive and 256 anchors in all, drawn at random; the others become neither."""
+    match = match.clone()
+    for sign, most in ((1, ANCHORS_PER_IMAGE // 2), (-1, None)):
+        found = torch.nonzero(match == sign).flatten()
+        allowed = most if most is not None else ANCHORS_PER_IMAGE - int((match == 1).sum())
+        extra = len(found) - allowed
+        if extra > 0:
+            match[found[torch.randperm(len(found), device=found.device)[:extra]]] = 0
+    return match
+
+
+def anchor_deltas(anchors: Tensor, truth: Tensor) -> Tensor:
+    """(P, 4) deltas that the RPN should answer for positive anchors, in units of `boxes.STD`."""
+    deltas = mboxes.deltas_between(anchors, truth)
+    return deltas / mboxes.standard_deviations(deltas)
+
+
+def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: Sampling) -> RegionTargets:
+    """Draw regions of one image and tell what the heads should answer for them.
+
+    Parameters
+    ----------
+    proposals : (N, 4) normalised; rows of zeros do not count.
+    truth : (G, 4) normalised true boxes, in the order of the target.
+    target : classes and label image.
+    """
+    proposals = proposals[proposals.abs().sum(dim=1) > 0]
+    count = sampling.regions_per_image
+    iou = box_iou(proposals, truth) if len(truth) else proposals.new_zeros((len(proposals), 1))
+    highest, index = iou.max(dim=1)
+    positive = _some(torch.nonzero(highest >= 0.5).flatten(), int(count * sampling.positive_fraction))
+    negatives = int(1 / sampling.positive_fraction * len(positive)) - len(positive)
+    negative = _some(torch.nonzero(highest < 0.5).flatten(), negatives)
+    matched = index[positive]
+    regions = proposals[positive]
+    deltas = proposals.new_zeros((0, 4))
+    masks = proposals.new_zeros((0, 28, 28))
+    if len(positive):
+        deltas = mboxes.deltas_between(regions, truth[matched])
+        deltas = deltas / mboxes.standard_deviations(deltas)
+        masks = mask_targets(target.labels, target.ids[matched], _sampled_from(regions, target.labels), 28)
+    chosen = torch.cat([regions, proposals[negative]])[:count]
+    classes = torch.cat([target.classes[matched], matched.new_zeros(len(negative))])[:count]
+    return RegionTargets(
+        F.pad(chosen, (0, 0, 0, count - len(chosen))),
+        F.pad(classes, (0, count - len(classes))),
+        F.pad(deltas, (0, 0, 0, count - len(deltas))),
+        masks,
+    )
+
+
+def _some(places: Tensor, most: int) -> Tensor:
+    return places[torch.randperm(len(places), device=places.device)[: max(0, most)]]
+
+
+def _sampled_from(regions: Tensor, labels: Tensor) -> Tensor:
+    """Normalised regions as the xyxy pixels whose 28 cells have their centres on the corners' grid."""
+    height, width = labels.shape
+    pixels = regions * regions.new_tensor([height - 1, width - 1, height - 1, width - 1]) + 0.5
+    y1, x1, y2, x2 = pixels.unbind(1)
+    half_y, half_x = (y2 - y1) / 27 / 2, (x2 - x1) / 27 / 2
+    return torch.stack([x1 - half_x, y1 - half_y, x2 + half_x, y2 + half_y], dim=1)
+
+
+def losses(
+    network: MatterportRCNN, features: list[Tensor], shape: tuple[int, int], targets: list[Target]
+) -> dict[str, Tensor]:
+    """The five losses of a batch, under the names that all networks here use."""
+    logits, deltas = network.rpn(features)
+    anchors = torch.from_numpy(
+        mboxes.pyramid_anchors(shape, network.architecture.anchor_sizes, network.architecture.aspect_ratios)
+    ).to(logits)
+    matches, wanted, drawn = [], [], []
+    for image, target in enumerate(targets):
+        truth = target.boxes[:, [1, 0, 3, 2]]
+        match, best = match_anchors(anchors, truth)
+        match = subsampled(match)
+        positive = match == 1
+        matches.append(match)
+        wanted.append(anchor_deltas(anchors[positive], truth[best[positive]]))
+        with torch.no_grad():
+            proposals = network.propose(
+                logits[image].softmax(-1), deltas[image], shape, network.training_proposals
+            )
+        normal = mboxes.normalised(truth.cpu().numpy(), shape)
+        drawn.append(
+            region_targets(proposals, torch.from_numpy(normal).to(proposals), target, network.sampling)
+        )
+    regions = [
+        network.box_head(mboxes.pooled([f[k] for f in features[:4]], d.regions, shape, 7))
+        for k, d in enumerate(drawn)
+    ]
+    masks = [
+        network.mask_head(mboxes.pooled([f[k] for f in features[:4]], d.regions[: len(d.masks)], shape, 14))
+        for k, d in enumerate(drawn)
+    ]
+    return {
+        **rpn_losses(logits, deltas, torch.stack(matches), torch.cat(wanted)),
+        **head_losses(
+            torch.cat([r.logits for r in regions]),
+            torch.cat([r.deltas for r in regions]),
+            torch.cat([d.classes for d in drawn]),
+            torch.cat([d.deltas for d in drawn]),
+        ),
+        "loss_mask": mask_loss(
+            torch.cat(masks),
+            torch.cat([d.classes[: len(d.masks)] for d in drawn]),
+            torch.cat([d.masks for d in drawn]),
+        ),
+    }
+
+
+def rpn_losses(logits: Tensor, deltas: Tensor, match: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Class and box loss of the anchors of a batch.
+
+    Parameters
+    ----------
+    logits, deltas : (B, A, 2) and (B, A, 4).
+    match : (B, A), 1 positive, -1 negative, 0 neither.
+    wanted : (P, 4) deltas of the positive ones, in order.
+    """
+    counted, positive = match != 0, match == 1
+    objectness = F.cross_entropy(logits[counted], positive[counted].long()) if counted.any() else _zero(logits)
+    box = F.smooth_l1_loss(deltas[positive], wanted) if positive.any() else _zero(deltas)
+    return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+
+
+def head_losses(logits: Tensor, deltas: Tensor, classes: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Class and box loss of (N,) regions; rows that fill up count as background, as in the original."""
+    positive = torch.nonzero(classes > 0).flatten()
+    box = _zero(deltas)
+    if len(positive):
+        box = F.smooth_l1_loss(deltas[positive, classes[positive]], wanted[positive])
+    return {"loss_classifier": F.cross_entropy(logits, classes), "loss_box_reg": box}
+
+
+def mask_loss(logits: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the masks of the true classes of (P,) positive regions."""
+    if not len(classes):
+        return _zero(logits)
+    chosen = logits[torch.arange(len(classes), device=logits.device), classes]
+    return F.binary_cross_entropy_with_logits(chosen, wanted)
+
+
+def _zero(connected: Tensor) -> Tensor:
+    """0 that keeps the graph whole, which distributed training counts on."""
+    return connected.sum() * 0.0
