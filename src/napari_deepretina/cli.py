@@ -163,7 +163,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--weights",
         default="random",
         metavar="START",
-        help="bundled, random, imagenet or a weights file (default random)",
+        help="bundled, random, coco, imagenet, a known name or a weights file (default random)",
     )
     parser.add_argument(
         "--split",
@@ -218,6 +218,29 @@ def _add_weights(commands: argparse._SubParsersAction[_Parser]) -> None:
     info = actions.add_parser("info", help="what a weights file says of itself")
     info.add_argument("weights", metavar="NAME|PATH")
     info.set_defaults(run=_weights_info)
+    new = actions.add_parser(
+        "import", help="make a weights file of ours from one of Matterport's Keras program"
+    )
+    new.add_argument("source", type=Path, metavar="SRC.h5")
+    new.add_argument("target", type=Path, metavar="DST.safetensors")
+    new.add_argument(
+        "--exclude",
+        default="",
+        metavar="LAYERS",
+        help="leave these random; heads: all that knows the classes",
+    )
+    new.add_argument("--classes", default="", metavar="LIST", help="names of the object classes, in order")
+    new.add_argument("--anchor-sizes", metavar="LIST", help="sides on the five levels (8,16,32,64,128)")
+    new.add_argument("--short-side", type=int, metavar="N", help="pixels that images are scaled up to (512)")
+    new.add_argument("--long-side", type=int, metavar="N", help="side of the square, with --resize square")
+    new.add_argument("--resize", choices=["pad64", "square", "none"], help="how images are fitted (pad64)")
+    new.add_argument("--overwrite", action="store_true")
+    new.set_defaults(run=_weights_import)
+    out = actions.add_parser("export", help="write weights of a Matterport network as a Keras file")
+    out.add_argument("weights", metavar="NAME|PATH")
+    out.add_argument("target", type=Path, metavar="DST.h5")
+    out.add_argument("--overwrite", action="store_true")
+    out.set_defaults(run=_weights_export)
 
 
 def _weights_list(_: argparse.Namespace) -> int:
@@ -240,6 +263,46 @@ def _weights_info(arguments: argparse.Namespace) -> int:
     content = {"path": str(path), "sha256": sha256_of(path), **read_info(path).model_dump(mode="json")}
     print(json.dumps(content, indent=2))
     return 0
+
+
+def _weights_import(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
+    from napari_deepretina.model.weights import save_weights
+
+    _may_write(arguments.target, ".safetensors", overwrite=arguments.overwrite)
+    described = {k: getattr(arguments, k) for k in ("short_side", "long_side", "resize")}
+    described["anchor_sizes"] = _words(arguments.anchor_sizes or "")
+    imported = import_keras(
+        arguments.source,
+        exclude=_words(arguments.exclude),
+        classes=_words(arguments.classes),
+        **{k: v for k, v in described.items() if v},
+    )
+    info = info_of(imported, arguments.target.stem, arguments.source.name)
+    save_weights(imported.network.state_dict(), info, arguments.target, half=False)
+    print(f"{imported}\n{arguments.target}")
+    return 0
+
+
+def _weights_export(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.model.matterport.keras_weights import export_keras
+    from napari_deepretina.model.weights import load_model
+
+    _may_write(arguments.target, ".h5", overwrite=arguments.overwrite)
+    export_keras(load_model(arguments.weights).network, arguments.target)
+    print(arguments.target)
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _may_write(target: Path, suffix: str, *, overwrite: bool) -> None:
+    if target.suffix != suffix:
+        raise UserError(f"{target}: end the name with {suffix}")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists already; pass --overwrite to replace it")
 
 
 def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -239,7 +239,7 @@ class Overfull:
         self.where = where
         return self
 
-    def detect(self, batch, limits):
+    def detect(self, batch, limits, windows):
         self.tried.append((self.where.type, limits.masks_at_once))
         yield 0.5
         if self.where.type == "cuda" and limits.masks_at_once > self.room:
@@ -266,7 +266,7 @@ def test_out_of_memory_falls_back_and_says_so(monkeypatch, room, ends_on, notes)
 
 def test_other_errors_are_not_taken_for_lack_of_memory():
     class Broken(Overfull):
-        def detect(self, batch, limits):
+        def detect(self, batch, limits, windows):
             yield 0.1
             raise RuntimeError("a bug")
 

@@ -18,7 +18,7 @@ from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.judge import typical_diameter
 from napari_deepretina.training.recipe import Recipe, Stage
-from napari_deepretina.training.run import load_imagenet, split_data, starting_point
+from napari_deepretina.training.run import split_data, starting_point
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -180,7 +180,7 @@ def test_starting_points(recipe, tmp_path, tiny_weights, monkeypatch):
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(UserError, match="could not be fetched"):
-        load_imagenet(started)
+        starting_point("imagenet", recipe)
 
 
 def test_data_are_split_by_file_or_at_random(tmp_path):

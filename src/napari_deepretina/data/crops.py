@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_deepretina.data.augment import Augmentation, random_crop
-from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.normalise import eight_bit, normalise
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances.labels import bounding_boxes
@@ -56,7 +56,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
     """Crop number k is a pure function of (seed, k): the same for any number of workers.
 
     A round goes through the images as the sampler counts them, in a new order each round.
-    Decoded images are kept in memory as they were read, normalised only when cropped.
+    Decoded images are kept in memory, normalised, or with `full_range` as eight bits that fill 0…1, for
+    networks that want so (`Architecture.is_matterport`).
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         seed: int,
         length: int,
         positions: NDArray[np.int64] | None = None,
+        full_range: bool = False,
     ) -> None:
+        self._full_range = full_range
         self._dataset = dataset
         self._positions = np.arange(len(dataset)) if positions is None else positions
         self._size = size
@@ -112,7 +115,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
             known = sample.classes or {}
             self._class_of[index] = np.array([0, *(known.get(i, 1) for i in ids[1:].tolist())], np.int64)
             compact = inverse.reshape(sample.labels.shape).astype(np.int32)
-            self._cache[index] = normalise(sample.image).astype(np.float16), compact
+            pixels = eight_bit(sample.image) / 255 if self._full_range else normalise(sample.image)
+            self._cache[index] = pixels.astype(np.float16), compact
         return self._cache[index]
 
 

@@ -55,6 +55,14 @@ def normalise(image: NDArray[Any], limits: tuple[float, float] | None = None) ->
     return scaled if scaled.shape[2] == 3 else np.repeat(scaled, 3, axis=2)
 
 
+def eight_bit(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB: 8-bit images as they are, others with `normalise`'s range at 0…255."""
+    if image.dtype == np.uint8:
+        rgb = as_rgb(image)
+        return rgb if rgb.shape[2] == 3 else np.repeat(rgb, 3, axis=2)
+    return np.round(normalise(image).clip(0, 1) * 255).astype(np.uint8)
+
+
 def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
     """View as (H, W, 1) or (H, W, 3), or say why that cannot be.
 

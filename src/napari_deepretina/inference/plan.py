@@ -23,12 +23,22 @@ class Plan:
     scale : zoom from image to network pixels, before what a view adds to either axis.
     scaled : (height, width) in network pixels.
     padded : the same, each side filled up to a multiple of 64 at bottom and right.
+    offset : (above, left), pixels that are filled up before the image; Matterport puts half of them there.
+    viewed : (height, width) that a view gives the image before all this.
     """
 
     shape: tuple[int, int]
     scale: float
     scaled: tuple[int, int]
     padded: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    viewed: tuple[int, int] = (0, 0)
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """(y0, x0, y1, x1) of the image in the padded one, y1 and x1 exclusive."""
+        (y, x), (height, width) = self.offset, self.scaled
+        return y, x, y + height, x + width
 
     @property
     def megapixels(self) -> float:
@@ -69,6 +79,8 @@ def make_plan(
     size = size or shape
     if diameter is None:
         scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(size)))
+        if architecture.is_matterport:
+            scale = _matterport_scale(size, architecture)
     elif not 0 < diameter < float("inf"):
         raise UserError(f"the expected diameter must be above 0 pixels, got {diameter:g}")
     else:
@@ -80,4 +92,25 @@ def make_plan(
             )
     scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     padded = (-(-scaled[0] // PAD_TO) * PAD_TO, -(-scaled[1] // PAD_TO) * PAD_TO)
-    return Plan(shape, scale, scaled, padded)
+    offset = (0, 0)
+    if architecture.is_matterport:
+        if architecture.resize == "square":
+            side = max(architecture.long_side, *padded)
+            padded = (side, side)
+        offset = ((padded[0] - scaled[0]) // 2, (padded[1] - scaled[1]) // 2)
+        if architecture.resize == "none" and padded != scaled:
+            raise UserError(
+                f"these weights take images as they are, with sides that are multiples of {PAD_TO}; this one "
+                f"has {scaled[0]}×{scaled[1]}"
+            )
+    return Plan(shape, scale, scaled, padded, offset, size)
+
+
+def _matterport_scale(size: tuple[int, int], architecture: Architecture) -> float:
+    """Zoom of Matterport's resize modes."""
+    if architecture.resize == "none":
+        return 1.0
+    scale = max(1.0, architecture.short_side / min(size))
+    if architecture.resize == "square" and round(max(size) * scale) > architecture.long_side:
+        return architecture.long_side / max(size)
+    return scale

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import as_rgb, normalise
+from napari_deepretina.data.normalise import as_rgb, eight_bit, normalise
 from napari_deepretina.errors import UserError
+from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.inference.views import View, shift_channels
@@ -78,21 +79,25 @@ def predict(
     shape = (as_rgb(image).shape[0], image.shape[1])
     looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None)
     yield Progress(0.0, "normalising")
-    pixels = normalise(image)
+    original = model.info.architecture.is_matterport
+    pixels: NDArray[Any] = eight_bit(image) if original else normalise(image)
+    lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
+    limits = limits or Limits()
     found: dict[int, RawInstances] = {}
     notes: list[str] = []
     device = model.device
     for batch in _batches(looks):
-        inputs = torch.cat([lay_out(_seen(pixels, k, channel_shift_seed), k.plan) for k in batch])
+        inputs = torch.cat([lay(_seen(pixels, k, channel_shift_seed), k.plan) for k in batch])
+        windows = torch.tensor([k.plan.window for k in batch])
         share = sum(len(look.numbers) for look in batch) / len(views)
-        steps = _detect_somehow(model, inputs, limits or Limits())
+        steps = _detect_somehow(model, inputs, windows, limits)
         partial = _prediction(found, looks, model, device, notes) if found else None
         detections, device, new_notes = yield from _part(
             steps, len(found) / len(views), share, len(views), partial
         )
         notes += [note for note in new_notes if note not in notes]
         for look, one in zip(batch, detections, strict=True):
-            raw = look.view.restore(to_raw(one, look.plan), shape)
+            raw = replace(look.view.restore(unlay(one, look.plan), shape), thinned=limits.nms)
             found |= {n: replace(raw, views=np.full(len(raw), n, np.int32)) for n in look.numbers}
     prediction = _prediction(found, looks, model, device, notes)
     fingerprint = prediction.plan.fingerprint(model.sha256, *map(repr, views), channel_shift_seed)
@@ -157,13 +162,13 @@ def _batches(looks: list[_Look]) -> list[list[_Look]]:
     return batches
 
 
-def _seen(pixels: NDArray[np.float32], look: _Look, seed: int | None) -> NDArray[np.float32]:
-    turned: NDArray[np.float32] = look.view.orient(pixels)
+def _seen(pixels: NDArray[Any], look: _Look, seed: int | None) -> NDArray[Any]:
+    turned = look.view.orient(pixels)
     if seed is None or not look.view.channel_shift:
         return turned
-    return shift_channels(
-        turned, look.view.channel_shift / 255, np.random.default_rng([seed, look.numbers[0]])
-    )
+    unit = 1 if pixels.dtype == np.uint8 else 1 / 255
+    rng = np.random.default_rng([seed, look.numbers[0]])
+    return shift_channels(turned, look.view.channel_shift * unit, rng)
 
 
 def _part(
@@ -216,7 +221,7 @@ def to_raw(found: Detections, plan: Plan) -> RawInstances:
 
 
 def _detect_somehow(
-    model: LoadedModel, inputs: torch.Tensor, limits: Limits
+    model: LoadedModel, inputs: torch.Tensor, windows: torch.Tensor, limits: Limits
 ) -> Steps[tuple[list[Detections], torch.device, list[str]]]:
     """Detect on the model's device; short of memory, in smaller batches, then on the CPU."""
     notes: list[str] = []
@@ -232,8 +237,8 @@ def _detect_somehow(
             yield Progress(0.05, notes[-1])
         try:
             found: list[Detections] = []
-            for part in torch.split(inputs, at_once):
-                found += yield from _detect(model.to(device), part, these)
+            for part, where in zip(*(torch.split(x, at_once) for x in (inputs, windows)), strict=True):
+                found += yield from _detect(model.to(device), part, where, these)
             return found, device, notes
         except RuntimeError as error:
             if model.device.type == "cpu" or not _out_of_memory(error):
@@ -249,9 +254,11 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-def _detect(model: LoadedModel, inputs: torch.Tensor, limits: Limits) -> Steps[list[Detections]]:
+def _detect(
+    model: LoadedModel, inputs: torch.Tensor, windows: torch.Tensor, limits: Limits
+) -> Steps[list[Detections]]:
     yield Progress(0.05, "looking for nuclei")
-    steps = model.network.detect(inputs.to(model.device), limits)
+    steps = model.network.detect(inputs.to(model.device), limits, windows)
     while True:
         try:
             share = next(steps)

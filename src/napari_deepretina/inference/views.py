@@ -80,12 +80,10 @@ class View(BaseModel):
         return replace(raw, boxes=boxes, masks=np.ascontiguousarray(masks), shape=shape)
 
 
-def shift_channels(
-    image: NDArray[np.float32], largest: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def shift_channels(image: NDArray[Any], largest: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Shift each channel of (H, W, C) by U(-largest, largest), within the image's own range."""
     shifts = np.asarray(rng.uniform(-largest, largest, image.shape[2]), np.float32)
-    shifted: NDArray[np.float32] = np.clip(image + shifts, image.min(), image.max())
+    shifted: NDArray[np.float32] = np.clip(image.astype(np.float32) + shifts, image.min(), image.max())
     return shifted
 
 

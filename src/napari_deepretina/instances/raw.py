@@ -20,23 +20,28 @@ class RawInstances:
     ----------
     boxes : (N, 4) float32, (x0, y0, x1, y1) in pixels of the image given by the user.
     scores : (N,) float32 in 0…1.
-    masks : (N, S, S) uint8, probability times 255 on a regular grid over the box.
+    masks : (N, S, S) uint8 or float32, probability times 255 on a regular grid over the box.
     classes : (N,) int32, index into the model's class names; 0 is background and never occurs.
     views, tiles : (N,) int32, index into the plan's views and tiles.
     shape : (height, width) of that image.
     view_count : how many views were looked at, those without any detection included.
+    thinned : IoU above which boxes of a view were thinned out already, 1 for not at all.
+    fading : whether masks fade to nothing at the borders of their boxes, as Matterport pastes them, instead
+        of going on to the edge.
     fingerprint : str, identifies weights and plan; equal fingerprints mean equal detections.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    masks: NDArray[np.uint8]
+    masks: NDArray[np.uint8 | np.float32]
     classes: NDArray[np.int32]
     views: NDArray[np.int32]
     tiles: NDArray[np.int32]
     shape: tuple[int, int]
     fingerprint: str = ""
     view_count: int = 1
+    thinned: float = 1.0
+    fading: bool = False
 
     _PER_DETECTION = ("boxes", "scores", "masks", "classes", "views", "tiles")
 
@@ -83,8 +88,14 @@ class RawInstances:
         if len({p.shape for p in parts}) > 1:
             raise ValueError(f"parts of different images: {sorted({p.shape for p in parts})}")
         joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in cls._PER_DETECTION}
-        views = max(p.view_count for p in parts)
-        return cls(**joined, shape=parts[0].shape, fingerprint=parts[0].fingerprint, view_count=views)
+        return cls(
+            **joined,
+            shape=parts[0].shape,
+            fingerprint=parts[0].fingerprint,
+            view_count=max(p.view_count for p in parts),
+            thinned=max(p.thinned for p in parts),
+            fading=any(p.fading for p in parts),
+        )
 
     @property
     def nbytes(self) -> int:

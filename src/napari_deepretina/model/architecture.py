@@ -44,6 +44,10 @@ class Architecture(BaseModel):
     """Bilinear samples a side in each cell of a pooled region; one, as the original took."""
     short_side: int = Field(default=512, ge=64)
     """Images are scaled up until their short side has this many pixels."""
+    long_side: int = Field(default=1024, ge=64, multiple_of=64)
+    """Matterport's square mode: side of the square; longer images are scaled down to it."""
+    resize: Literal["pad64", "square", "none"] = "pad64"
+    """Matterport backbones: how an image is fitted; none takes only sides that are multiples of 64."""
 
     @property
     def num_classes(self) -> int:

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.matterport.network import MatterportRCNN
 from napari_deepretina.model.proposals import ProposalNetwork
 from napari_deepretina.model.regions import Detections, RegionHeads
 from napari_deepretina.model.targets import Target
@@ -58,7 +59,7 @@ class MaskRCNN(nn.Module):
 
     @torch.inference_mode()
     def detect(
-        self, images: Tensor, limits: Limits | None = None
+        self, images: Tensor, limits: Limits | None = None, windows: Tensor | None = None
     ) -> Generator[float, None, list[Detections]]:
         """Raw detections of each image, in steps, so that a caller can show progress and cancel.
 
@@ -66,6 +67,7 @@ class MaskRCNN(nn.Module):
         ----------
         images : as for training; the network must be in evaluation mode.
         limits : floors and caps of what is returned.
+        windows : where the images lie in the batch; it makes no difference to this network.
 
         Yields
         ------
@@ -88,6 +90,21 @@ class MaskRCNN(nn.Module):
         except StopIteration as end:
             return cast("list[Detections]", end.value)
 
+    def stage_modules(self) -> dict[int, list[nn.Module]]:
+        """Parts of the backbone by stage, 1 (the stem) to 5."""
+        body = self.backbone.body
+        return {1: [body["conv1"], body["bn1"]], **{k + 1: [body[f"layer{k}"]] for k in range(1, 5)}}
+
+    def set_sampling(self, regions_per_image: int, positive_fraction: float) -> None:
+        """How many regions of an image the heads learn from, and how many of them are positive at most."""
+        self.regions.regions_per_image = regions_per_image
+        self.regions.positive_fraction = positive_fraction
+
+    def answer_losses(self) -> None:
+        """Evaluation mode, but for answering losses: batch-norm uses the statistics it has."""
+        self.eval()
+        self.proposals.training = True  # this module alone: it answers losses only so
+
     def _features(self, images: Tensor) -> tuple[dict[str, Tensor], ImageList]:
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
@@ -98,10 +115,15 @@ class MaskRCNN(nn.Module):
         return features, ImageList(images, [(height, width)] * len(images))
 
 
-def build(architecture: Architecture, *, seed: int | None = None) -> MaskRCNN:
-    """A network with random weights; the same seed gives the same weights."""
+Network = MaskRCNN | MatterportRCNN
+"""What can be trained and asked: both answer losses when called, and detections."""
+
+
+def build(architecture: Architecture, *, seed: int | None = None) -> Network:
+    """The network of an architecture with random weights; the same seed gives the same weights."""
     if seed is None:
-        return MaskRCNN(architecture).to(memory_format=cast(Any, torch.channels_last))
+        network = MatterportRCNN(architecture) if architecture.is_matterport else MaskRCNN(architecture)
+        return network.to(memory_format=cast(Any, torch.channels_last))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MaskRCNN(architecture).to(memory_format=cast(Any, torch.channels_last))
+        return build(architecture)

@@ -18,7 +18,7 @@ from napari_deepretina.model.architecture import Architecture
 if TYPE_CHECKING:
     import torch
 
-    from napari_deepretina.model.network import MaskRCNN
+    from napari_deepretina.model.network import Network
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "nuclei"
@@ -51,7 +51,7 @@ class WeightsInfo(BaseModel):
 class LoadedModel:
     """A network in evaluation mode with its description, on a device."""
 
-    network: MaskRCNN
+    network: Network
     info: WeightsInfo
     path: Path
     sha256: str
@@ -123,11 +123,11 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
     """
     import torch
 
-    from napari_deepretina.model.network import MaskRCNN
+    from napari_deepretina.model.network import build
 
     path = find(name_or_path)
     tensors, info = _open(path, tensors=True)
-    network = MaskRCNN(info.architecture)
+    network = build(info.architecture)
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except RuntimeError as error:
@@ -137,22 +137,26 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
     return LoadedModel(network, info, path, sha256_of(path), torch.device(device))
 
 
-def save_weights(state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Path) -> None:
-    """Write a weights file in half precision: beside the destination first, then renamed.
+def save_weights(
+    state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Path, *, half: bool = True
+) -> None:
+    """Write a weights file: beside the destination first, then renamed.
 
     Parameters
     ----------
-    state : the network's state_dict; floating tensors are stored as float16.
+    state : the network's state_dict.
+    half : store floating tensors as float16, not as they are.
     """
     import torch
     from safetensors.torch import save
 
-    half = {
-        k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()
+    stored = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
+        for k, v in state.items()
     }
-    if any(not torch.isfinite(v).all() for v in half.values()):
+    if any(not torch.isfinite(v).all() for v in stored.values()):
         raise UserError(f"{path} was not written: some weights are infinite or not a number")
-    content = save(half, metadata={_KEY: info.model_dump_json()})
+    content = save(stored, metadata={_KEY: info.model_dump_json()})
     with written_whole(path) as part:
         part.write_bytes(content)
 
@@ -165,6 +169,11 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
             head = file.read(2)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if head == b"\x89H":
+        raise UserError(
+            f"{path} is a Keras file; make it ours first with "
+            f"'napari-deepretina weights import {path} NEW.safetensors'"
+        )
     if head == b"PK" or head[:1] == b"\x80":
         raise UserError(
             f"{path} is a pickle, which may run any code when opened, so it is not opened; "

@@ -24,21 +24,24 @@ def frames_of(boxes: NDArray[np.float32], shape: tuple[int, int], margin: int = 
 
 
 def place_masks(
-    masks: NDArray[np.uint8],
+    masks: NDArray[np.uint8 | np.float32],
     boxes: NDArray[np.float32],
     shape: tuple[int, int],
     threshold: float,
     *,
     dilation: int = 0,
+    fading: bool = False,
 ) -> tuple[NDArray[np.int64], list[NDArray[np.bool_]]]:
     """Resample masks to the pixels their boxes touch, cut them at a threshold, dilate or erode them.
 
     Parameters
     ----------
-    masks : (N, S, S) uint8, probability times 255.
+    masks : (N, S, S) uint8 or float32, probability times 255.
     boxes : (N, 4) float xyxy in pixels.
     shape : (height, width) of the image; masks are cut at its border.
-    threshold : probability in 0…1; a pixel above it belongs to the object.
+    threshold : probability in 0…1; a pixel above it (with `fading` also one that just reaches it, as in the
+        original) belongs to the object.
+    fading : see `sample_masks`.
     dilation : see `grow`; frames grow with the masks.
 
     Returns
@@ -48,8 +51,9 @@ def place_masks(
     """
     frames = frames_of(boxes, shape, max(0, dilation))
     placed: list[NDArray[np.bool_]] = [np.zeros((0, 0), bool)] * len(boxes)
-    for some, values in sample_masks(masks, boxes, frames):
-        cut = values > np.float32(threshold * 255)
+    limit = np.float32(threshold * 255)
+    for some, values in sample_masks(masks, boxes, frames, fading=fading):
+        cut = _within(frames[some], values.shape[1]) & (values >= limit) if fading else values > limit
         for i, mask in zip(some.tolist(), unbatched(cut, frames[some], dilation, shape), strict=True):
             placed[i] = mask
     return frames, placed
@@ -74,7 +78,11 @@ def _within(frames: NDArray[np.int64], side: int) -> NDArray[np.bool_]:
 
 
 def sample_masks(
-    masks: NDArray[np.uint8], boxes: NDArray[np.float32], frames: NDArray[np.int64]
+    masks: NDArray[np.uint8 | np.float32],
+    boxes: NDArray[np.float32],
+    frames: NDArray[np.int64],
+    *,
+    fading: bool = False,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Mask values at the pixels of frames, in batches of frames of about the same size.
 
@@ -84,6 +92,8 @@ def sample_masks(
     Parameters
     ----------
     frames : (N, 4) int64 xyxy, the pixels wanted for each mask.
+    fading : instead of continuing the border cells, let them fade to 0 over half a cell, but not below the
+        mask's own lowest value: the resize of the original.
 
     Yields
     ------
@@ -101,7 +111,7 @@ def sample_masks(
 
     def work(batch: tuple[int, NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         side, some = batch
-        return some, _sampled(masks[some], boxes[some], frames[some], side)
+        return some, _sampled(masks[some], boxes[some], frames[some], side, fading=fading)
 
     if len(batches) == 1:
         yield work(batches[0])
@@ -112,22 +122,39 @@ def sample_masks(
 
 
 def _sampled(
-    masks: NDArray[np.uint8], boxes: NDArray[np.float32], frames: NDArray[np.int64], side: int
+    masks: NDArray[np.uint8 | np.float32],
+    boxes: NDArray[np.float32],
+    frames: NDArray[np.int64],
+    side: int,
+    *,
+    fading: bool,
 ) -> NDArray[np.float32]:
-    rows = _weights(frames[:, 1], boxes[:, 1], boxes[:, 3], side, masks.shape[1])
-    columns = _weights(frames[:, 0], boxes[:, 0], boxes[:, 2], side, masks.shape[2])
-    values: NDArray[np.float32] = rows @ masks.astype(np.float32) @ columns.transpose(0, 2, 1)
+    rows = _weights(frames[:, 1], boxes[:, 1], boxes[:, 3], side, masks.shape[1], fading=fading)
+    columns = _weights(frames[:, 0], boxes[:, 0], boxes[:, 2], side, masks.shape[2], fading=fading)
+    known = masks.astype(np.float32)
+    values = np.asarray(rows @ known @ columns.transpose(0, 2, 1), np.float32)
+    if fading:
+        np.maximum(values, known.min(axis=(1, 2), initial=255)[:, None, None], out=values)
+        inside = (rows.sum(2) > 0)[:, :, None] & (columns.sum(2) > 0)[:, None, :]
+        values[~inside] = 0
     return values
 
 
 def _weights(
-    start: NDArray[np.int64], low: NDArray[np.float32], high: NDArray[np.float32], side: int, cells: int
+    start: NDArray[np.int64],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    side: int,
+    cells: int,
+    *,
+    fading: bool = False,
 ) -> NDArray[np.float32]:
     """(n, side, cells) float32: how much each cell tells about each pixel; 0 outside the box."""
     centres = start[:, None].astype(np.float32) + np.arange(side, dtype=np.float32) + np.float32(0.5)
     low, high = low[:, None].astype(np.float32), high[:, None].astype(np.float32)
     place = (centres - low) * (cells / np.maximum(high - low, np.float32(1e-6))) - np.float32(0.5)
-    place = np.clip(place, 0, cells - 1)
+    strength = np.clip(np.minimum(1 + place, cells - place), 0, 1) if fading else np.ones_like(place)
+    place = np.clip(place, 0, cells - 1).astype(np.float32)
     outside = (centres < low) | (centres > high)
     # A box side under a pixel may hold no pixel centre: the pixels it touches stay, so nothing vanishes.
     thin = np.ceil(low - np.float32(0.5)) + np.float32(0.5) > high
@@ -137,8 +164,10 @@ def _weights(
     weights = np.zeros((*place.shape, cells), np.float32)
     # Two of the cells tell about a pixel; beyond the last one there is none to share with.
     last = np.minimum(below + 1, cells - 1)[..., None]
-    np.put_along_axis(weights, last, np.where(outside, 0, share)[..., None], axis=2)
-    np.put_along_axis(weights, below[..., None], np.where(outside, 0, 1 - share)[..., None], axis=2)
+    np.put_along_axis(weights, last, np.where(outside, 0, share * strength)[..., None], axis=2)
+    np.put_along_axis(
+        weights, below[..., None], np.where(outside, 0, (1 - share) * strength)[..., None], axis=2
+    )
     return weights
 
 

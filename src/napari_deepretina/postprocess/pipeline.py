@@ -73,10 +73,13 @@ class Postprocessor:
         Lower scores never suppress higher ones, so this holds for every score floor.
         """
         if self._survivors is None or self._survivors[0] != nms:
+            order = np.argsort(-self.raw.scores, kind="stable")
+            if nms >= self.raw.thinned:  # the network did so on its own boxes
+                self._survivors = nms, order
+                return order
             if self._overlaps is None:
                 self._overlaps = overlapping_pairs(self.raw.boxes, self.raw.views)
             alive = survivors(self._overlaps.above(nms), self.raw.scores)
-            order = np.argsort(-self.raw.scores, kind="stable")
             self._survivors = nms, order[alive[order]]
         return self._survivors[1]
 
@@ -117,7 +120,9 @@ class Postprocessor:
 
 
 def _placed(raw: RawInstances, mask_threshold: float, dilation: int = 0) -> Instances:
-    frames, masks = place_masks(raw.masks, raw.boxes, raw.shape, mask_threshold, dilation=dilation)
+    frames, masks = place_masks(
+        raw.masks, raw.boxes, raw.shape, mask_threshold, dilation=dilation, fading=raw.fading
+    )
     sources = np.arange(len(raw), dtype=np.int64)
     return Instances(frames, tuple(masks), raw.scores, raw.classes, raw.shape, sources=sources)
 

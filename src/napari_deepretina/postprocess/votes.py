@@ -126,7 +126,7 @@ def _voted(
     group = np.repeat(np.arange(len(sizes)), sizes)
     masks: list[NDArray[np.bool_]] = [np.zeros((0, 0), bool)] * len(sizes)
     partial: dict[int, NDArray[np.uint8]] = {}
-    for some, values in sample_masks(raw.masks, raw.boxes, frames[group]):
+    for some, values in sample_masks(raw.masks, raw.boxes, frames[group], fading=raw.fading):
         groups, begins = np.unique(group[some], return_index=True)
         counts = np.add.reduceat((values > cut).view(np.uint8), begins, axis=0, dtype=np.uint8)
         # A group may go on from the batch before: its votes so far wait there.

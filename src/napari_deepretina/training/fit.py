@@ -18,7 +18,8 @@ from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import fast_cpu_bfloat16
-from napari_deepretina.model.network import MaskRCNN, build
+from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint
@@ -38,8 +39,8 @@ from napari_deepretina.training.trainable import (
 class State:
     """What changes while training; a checkpoint holds all of it."""
 
-    network: MaskRCNN
-    average: Average[MaskRCNN]
+    network: Network
+    average: Average[Network]
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = -1.0
@@ -89,7 +90,7 @@ def fit(
     val: Dataset,
     out: Path,
     *,
-    start: tuple[MaskRCNN, WeightsInfo] | None = None,
+    start: tuple[Network, WeightsInfo] | None = None,
     resume: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
@@ -154,7 +155,7 @@ def _begin(
     recipe: Recipe,
     train: Dataset,
     out: Path,
-    start: tuple[MaskRCNN, WeightsInfo] | None,
+    start: tuple[Network, WeightsInfo] | None,
     data_name: str,
 ) -> tuple[State, WeightsInfo]:
     """The run's folder, the network on its device, and the description of the weights to be."""
@@ -164,7 +165,8 @@ def _begin(
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
     fabric.barrier()
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
+    # Matterport's batch-norm keeps its statistics, so there is nothing to share.
+    if fabric.world_size > 1 and fabric.device.type == "cuda" and not network.architecture.is_matterport:
         convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
         network = convert(network)
     fabric.to_device(network)
@@ -182,11 +184,11 @@ def _run_stage(run: Run, state: State) -> None:
     if begun == 0 and index > 0:
         state.optimizer = optimizer_of(stage, state.network)
     state.average.decay = stage.ema
-    state.network.regions.regions_per_image = stage.regions_per_image
-    state.network.regions.positive_fraction = stage.positive_fraction
+    state.network.set_sampling(stage.regions_per_image, stage.positive_fraction)
     model, optimizer = run.fabric.setup(state.network, state.optimizer)
     meter = Meter()
-    for within, batch in enumerate(_batches(run, index, begun), start=begun):
+    architecture = state.network.architecture
+    for within, batch in enumerate(_batches(run, architecture, index, begun), start=begun):
         if run.control.pause_asked:
             run.log.write("pause", state.step)
             run.control.wait()
@@ -249,7 +251,7 @@ def _judge(run: Run, state: State) -> None:
     run.fabric.barrier()
 
 
-def _batches(run: Run, index: int, begun: int) -> Iterator[Batch]:
+def _batches(run: Run, architecture: Architecture, index: int, begun: int) -> Iterator[Batch]:
     """Batches of one stage from its step `begun` on; every rank takes its share of each."""
     stage, fabric, recipe = run.recipe.stages[index], run.fabric, run.recipe
     if stage.batch_size % (fabric.world_size * stage.accumulate):
@@ -260,7 +262,8 @@ def _batches(run: Run, index: int, begun: int) -> Iterator[Batch]:
     stream = CropStream(
         run.train,
         size=stage.crop,
-        short_side=recipe.architecture.short_side,
+        short_side=architecture.short_side,
+        full_range=architecture.is_matterport,
         augmentation=stage.augmentation,
         seed=recipe.seed * 1009 + index,
         length=stage.steps * stage.batch_size,

@@ -11,7 +11,7 @@ from napari_deepretina.data.crops import CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
-from napari_deepretina.model.network import MaskRCNN, build
+from napari_deepretina.model.network import Network, build
 from napari_deepretina.training.recipe import Recipe, Stage
 from napari_deepretina.training.trainable import choose_layers, optimizer_of, set_modes
 
@@ -19,7 +19,7 @@ _MEASURED = 2
 
 
 def forecast(
-    recipe: Recipe, train: Dataset, val: Dataset, network: MaskRCNN | None, accelerator: str = "auto"
+    recipe: Recipe, train: Dataset, val: Dataset, network: Network | None, accelerator: str = "auto"
 ) -> str:
     """Stages, steps, images, and time and memory as measured on a few steps of each crop size.
 
@@ -56,12 +56,13 @@ def forecast(
 
 
 def _seconds_a_step(
-    stage: Stage, recipe: Recipe, network: MaskRCNN, train: Dataset, device: torch.device
+    stage: Stage, recipe: Recipe, network: Network, train: Dataset, device: torch.device
 ) -> float:
     stream = CropStream(
         train,
         size=stage.crop,
-        short_side=recipe.architecture.short_side,
+        short_side=network.architecture.short_side,
+        full_range=network.architecture.is_matterport,
         augmentation=stage.augmentation,
         seed=recipe.seed,
         length=stage.batch_size,
@@ -72,7 +73,7 @@ def _seconds_a_step(
     batch = batch.to(device)
     choose_layers(network, stage.layers)
     optimizer = optimizer_of(stage, network)
-    network.regions.regions_per_image = stage.regions_per_image
+    network.set_sampling(stage.regions_per_image, stage.positive_fraction)
     begun = 0.0
     for number in range(1 + _MEASURED):  # the first one warms up
         begun = time.perf_counter() if number == 1 else begun

@@ -16,7 +16,7 @@ from napari_deepretina.data.crops import CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
-from napari_deepretina.model.network import MaskRCNN
+from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import WeightsInfo, save_weights
 from napari_deepretina.training.events import EventLog
 from napari_deepretina.training.recipe import Recipe
@@ -43,7 +43,7 @@ class Judge:
         self._crop = recipe.stages[0].crop
         self._seed = recipe.seed
 
-    def __call__(self, network: MaskRCNN, step: int, best: float) -> float:
+    def __call__(self, network: Network, step: int, best: float) -> float:
         """Judge once; the best score so far."""
         begun = time.perf_counter()
         report, settings, labels = validate(network, self._info, self._val)
@@ -78,19 +78,19 @@ class Judge:
         return score
 
     @torch.no_grad()
-    def _losses(self, network: MaskRCNN) -> dict[str, float]:
+    def _losses(self, network: Network) -> dict[str, float]:
         """Mean losses on the same crops each time, batch-norm with the statistics it has."""
         stream = CropStream(
             self._val,
             size=self._crop,
             short_side=network.architecture.short_side,
+            full_range=network.architecture.is_matterport,
             augmentation=STILL,
             seed=self._seed,
             length=min(LOSS_CROPS, 4 * len(self._val)),
         )
         device = next(network.parameters()).device
-        network.eval()
-        network.proposals.training = True  # this module alone: it answers losses only so
+        network.answer_losses()
         sums: dict[str, float] = {}
         try:
             with torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ class Judge:
 
 
 def describe(
-    recipe: Recipe, network: MaskRCNN, start: WeightsInfo | None, train: Dataset, data_name: str
+    recipe: Recipe, network: Network, start: WeightsInfo | None, train: Dataset, data_name: str
 ) -> WeightsInfo:
     """The header of the weights to be; some hundred training images tell the usual diameter."""
     return WeightsInfo(
@@ -121,7 +121,7 @@ def describe(
     )
 
 
-def is_trained(network: MaskRCNN, info: WeightsInfo) -> bool:
+def is_trained(network: Network, info: WeightsInfo) -> bool:
     """Whether weights know the classes already, so that scoring them before training tells something."""
     return bool(info.score) and info.architecture.classes == network.architecture.classes
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.error import URLError
 
 from napari_deepretina.data import Dataset, Subset, open_dataset
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.split import random_split, read_split
 from napari_deepretina.errors import UserError
-from napari_deepretina.model.network import MaskRCNN, build
+from napari_deepretina.model.network import Network, build
+from napari_deepretina.model.published import COCO_FULL, IMAGENET, start_from_published
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo, load_model
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.forecast import forecast
@@ -126,44 +126,27 @@ def class_names(dataset: Dataset) -> tuple[str, ...]:
 
 def starting_point(
     weights: str, recipe: Recipe, classes: tuple[str, ...] = ("nucleus",)
-) -> tuple[MaskRCNN, WeightsInfo] | None:
-    """``random``, ``bundled``, ``imagenet`` (backbone only), a known name or a weights file.
+) -> tuple[Network, WeightsInfo] | None:
+    """``random``, ``bundled``, ``coco``, ``imagenet`` (backbone only), a known name or a weights file.
 
     A network for other classes starts with fresh output layers.
     """
     if weights == "random":
         return None
-    if weights == "imagenet":
+    if weights in (COCO_FULL, IMAGENET):
         architecture = recipe.architecture.model_copy(update={"classes": classes})
         network = build(architecture, seed=recipe.seed)
-        load_imagenet(network)
-        return network, WeightsInfo(name="imagenet", architecture=architecture)
+        return network, start_from_published(weights, network)
     model = load_model(DEFAULT if weights == "bundled" else weights)
     if model.info.architecture.classes == classes:
         return model.network, model.info
     return for_classes(model.network, classes, recipe.seed), model.info
 
 
-def for_classes(network: MaskRCNN, classes: tuple[str, ...], seed: int) -> MaskRCNN:
+def for_classes(network: Network, classes: tuple[str, ...], seed: int) -> Network:
     """The same network for other classes: what depends on their number is drawn at random."""
     new = build(network.architecture.model_copy(update={"classes": classes}), seed=seed)
     fresh = new.state_dict()
     same = {k: v for k, v in network.state_dict().items() if v.shape == fresh[k].shape}
     new.load_state_dict({**fresh, **same})
     return new
-
-
-def load_imagenet(network: MaskRCNN) -> None:
-    """Fill the backbone with torchvision's ImageNet weights, fetched once with a checked hash."""
-    from torchvision.models import get_model_weights
-
-    name = network.architecture.backbone
-    try:
-        state = get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
-        raise UserError(
-            f"ImageNet weights for {name} could not be fetched ({error}); connect to the internet "
-            "once, or start from 'bundled' or 'random'"
-        ) from None
-    body = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    network.backbone.body.load_state_dict(body)

@@ -7,36 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_deepretina.model.network import MaskRCNN
+from napari_deepretina.model.network import Network
 from napari_deepretina.training.recipe import Stage
 
-_FROZEN_BODY = {
-    "heads": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
-    "5+": ("conv1", "bn1", "layer1", "layer2", "layer3"),
-    "4+": ("conv1", "bn1", "layer1", "layer2"),
-    "3+": ("conv1", "bn1", "layer1"),
-    "all": (),
-}
-"""Parts of the backbone that stay as they are, by what is trained."""
+_FROZEN_STAGES = {"heads": (1, 2, 3, 4, 5), "5+": (1, 2, 3, 4), "4+": (1, 2, 3), "3+": (1, 2), "all": ()}
+"""Stages of the backbone that stay as they are, by what is trained; 1 is the stem."""
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def choose_layers(network: MaskRCNN, layers: str) -> None:
+def choose_layers(network: Network, layers: str) -> None:
     """Let gradients reach the chosen layers only."""
     network.requires_grad_(True)
-    for name in _FROZEN_BODY[layers]:
-        network.backbone.body[name].requires_grad_(False)
+    for module in _frozen(network, layers):
+        module.requires_grad_(False)
 
 
-def set_modes(network: MaskRCNN, stage: Stage) -> None:
+def set_modes(network: Network, stage: Stage) -> None:
     """Training mode, but for batch-norm that must keep its statistics."""
     network.train()
-    for name in _FROZEN_BODY[stage.layers]:
-        network.backbone.body[name].eval()
+    for module in _frozen(network, stage.layers):
+        module.eval()
     if stage.batch_norm == "frozen":
         for module in network.modules():
             if isinstance(module, _NORMS):
                 module.eval()
+
+
+def _frozen(network: Network, layers: str) -> list[nn.Module]:
+    stages = network.stage_modules()
+    return [module for stage in _FROZEN_STAGES[layers] for module in stages[stage]]
 
 
 def optimizer_of(stage: Stage, network: nn.Module) -> torch.optim.Optimizer:

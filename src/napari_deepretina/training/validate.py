@@ -12,7 +12,7 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
-from napari_deepretina.model.network import MaskRCNN
+from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import LoadedModel, WeightsInfo
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 
@@ -20,7 +20,7 @@ SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 
 
 def validate(
-    network: MaskRCNN, info: WeightsInfo, dataset: Dataset
+    network: Network, info: WeightsInfo, dataset: Dataset
 ) -> tuple[Report, PostprocessSettings, LabelImage]:
     """Detect once, then take the score threshold that serves best.
 

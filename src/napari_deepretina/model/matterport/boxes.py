@@ -46,14 +46,14 @@ def normalised(boxes: NDArray[np.generic], shape: tuple[int, int]) -> NDArray[np
     """Boxes in pixels of an image of (height, width) → normalised."""
     height, width = shape
     scale = np.array([height - 1, width - 1, height - 1, width - 1])
-    return np.divide(boxes - np.array([0, 0, 1, 1]), scale).astype(np.float32)
+    return np.asarray(np.divide(boxes - np.array([0, 0, 1, 1]), scale), np.float32)
 
 
 def in_pixels(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int32]:
     """Normalised boxes → whole pixels of an image of (height, width)."""
     height, width = shape
     scale = np.array([height - 1, width - 1, height - 1, width - 1])
-    return np.around(np.multiply(boxes, scale) + np.array([0, 0, 1, 1])).astype(np.int32)
+    return np.asarray(np.around(np.multiply(boxes, scale) + np.array([0, 0, 1, 1])), np.int32)
 
 
 def apply_deltas(boxes: Tensor, deltas: Tensor) -> Tensor:
@@ -92,7 +92,9 @@ def levels_of(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     """(N,) pyramid level 2…5 that the features of normalised boxes are taken from."""
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     area = torch.tensor(float(shape[0] * shape[1]), device=boxes.device)
-    level = torch.log(torch.sqrt(height * width) / (224.0 / torch.sqrt(area))) / np.float32(np.log(2.0)).item()
+    level = (
+        torch.log(torch.sqrt(height * width) / (224.0 / torch.sqrt(area))) / np.float32(np.log(2.0)).item()
+    )
     return (4 + torch.nan_to_num(level.round(), nan=-9, neginf=-9, posinf=9)).clamp(2, 5).long()
 
 
@@ -129,7 +131,7 @@ def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _samples(low: Tensor, high: Tensor, extent: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis: share of the upper neighbour, both neighbours, and whether it lies inside; (N, size)."""
+    """(N, size) along one axis: share of the upper neighbour, both neighbours, whether it lies inside."""
     step = (high - low) * float(extent - 1) / float(size - 1)
     place = low[:, None] * float(extent - 1) + torch.arange(size, device=low.device) * step[:, None]
     inside = (place >= 0) & (place <= extent - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,10 @@ class MatterportRCNN(nn.Module):
                 **_heads(a),
             }
         )
+        for module in self.modules():  # as Keras draws them: Glorot uniform, biases 0
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(cast(Tensor, module.bias))
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """The five losses of a batch, for training.
@@ -101,7 +105,7 @@ class MatterportRCNN(nn.Module):
 
         Returns
         -------
-        one Detections an image, boxes xyxy in pixels of the batch as float64, masks float16 in 0…255.
+        one Detections an image, boxes xyxy in pixels of the batch as float64, masks float32 in 0…255.
         """
         limits = limits or Limits()
         shape = _shape(images)
@@ -115,12 +119,12 @@ class MatterportRCNN(nn.Module):
             regions = self.propose(torch.softmax(scores[image], -1), deltas[image], shape, self.proposals)
             heads = self.box_head(mboxes.pooled(one, regions, shape, 7))
             found, confidence, classes = self.refine(regions, heads, window, limits)
-            masks = [found.new_zeros((0, 28, 28), dtype=torch.float16)]
+            masks = [found.new_zeros((0, 28, 28), dtype=torch.float32)]
             for start in range(0, len(found), limits.masks_at_once):
                 some = slice(start, start + limits.masks_at_once)
                 values = self.mask_head(mboxes.pooled(one, found[some], shape, 14)).sigmoid()
                 chosen = values[torch.arange(len(values), device=values.device), classes[some]]
-                masks.append((chosen * 255).half())
+                masks.append(chosen * 255)
                 share = (image + min(1.0, (start + len(values)) / max(1, len(found)))) / len(images)
                 yield 0.4 + 0.6 * share
             answers.append(Detections(_xyxy(found, shape), confidence, classes, torch.cat(masks)))
@@ -173,7 +177,8 @@ class MatterportRCNN(nn.Module):
 
     def rpn(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (B, A, 2) of background and foreground, deltas (B, A, 4), in the anchors' order."""
-        logits, deltas = [], []
+        logits: list[Tensor] = []
+        deltas: list[Tensor] = []
         for level in features:
             shared = F.relu(self.layers["rpn_conv_shared"](level))
             for kept, name, width in ((logits, "rpn_class_raw", 2), (deltas, "rpn_bbox_pred", 4)):
@@ -187,15 +192,13 @@ class MatterportRCNN(nn.Module):
         boxes = mboxes.pyramid_anchors(shape, a.anchor_sizes, a.aspect_ratios)
         return torch.from_numpy(mboxes.normalised(boxes, shape)).to(device)
 
-    def propose(
-        self, probabilities: Tensor, deltas: Tensor, shape: tuple[int, int], count: int
-    ) -> Tensor:
+    def propose(self, probabilities: Tensor, deltas: Tensor, shape: tuple[int, int], count: int) -> Tensor:
         """(count, 4) regions of one image, surest first, filled up with zeros as the original does."""
         order = torch.argsort(probabilities[:, 1], descending=True, stable=True)[: self.before_nms]
         anchors = self.anchors(shape, deltas.device)[order]
         moved = mboxes.apply_deltas(anchors, deltas[order] * mboxes.standard_deviations(deltas))
         moved = mboxes.clipped(moved, moved.new_tensor([0.0, 0.0, 1.0, 1.0]))
-        keep = nms(moved, probabilities[order, 1], self.proposal_nms)[:count]
+        keep = nms(moved.detach(), probabilities[order, 1].detach(), self.proposal_nms)[:count]
         return F.pad(moved[keep], (0, 0, 0, count - len(keep)))
 
     def box_head(self, pooled: Tensor) -> Regions:
@@ -216,7 +219,7 @@ class MatterportRCNN(nn.Module):
         moved = mboxes.apply_deltas(regions, chosen * mboxes.standard_deviations(chosen))
         moved = mboxes.clipped(moved, window)
         kept = []
-        for label in classes[classes > 0].unique().tolist():
+        for label in sorted(set(classes[classes > 0].tolist())):
             here = torch.nonzero((classes == label) & (scores >= limits.score)).flatten()
             kept.append(here[nms(moved[here], scores[here], limits.nms)[: self.detections]])
         keep = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.long, device=moved.device)
@@ -283,22 +286,23 @@ def _body(blocks: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, nn.Modu
     for stage, count in enumerate(blocks, start=2):
         inner, out = rest[2 * (stage - 2) : 2 * (stage - 1)]
         for block in range(count):
-            name = f"{stage}{chr(ord('a') + block)}"
+            name = f"{stage}{chr(ord('a') + block)}_branch"
             stride = 2 if block == 0 and stage > 2 else 1
-            layers |= _conv_and_norm(f"{name}_branch2a", before, inner, 1, stride)
-            layers |= _conv_and_norm(f"{name}_branch2b", inner, inner, 3)
-            layers |= _conv_and_norm(f"{name}_branch2c", inner, out, 1)
+            convolutions = {
+                "2a": nn.Conv2d(before, inner, 1, stride),
+                "2b": nn.Conv2d(inner, inner, 3, 1, 1),
+                "2c": nn.Conv2d(inner, out, 1),
+            }
             if block == 0:
-                layers |= _conv_and_norm(f"{name}_branch1", before, out, 1, stride)
+                convolutions["1"] = nn.Conv2d(before, out, 1, stride)
+            norms = {f"bn{name}{k}": KerasBatchNorm(c.out_channels) for k, c in convolutions.items()}
+            for branch, convolution in convolutions.items():
+                layers[f"res{name}{branch}"] = convolution
+                if branch in ("2a", "2b"):  # in the order in which Keras lists them
+                    layers[f"bn{name}{branch}"] = norms[f"bn{name}{branch}"]
+            layers |= norms
             before = out
     return layers
-
-
-def _conv_and_norm(name: str, before: int, after: int, size: int, stride: int = 1) -> dict[str, nn.Module]:
-    return {
-        f"res{name}": nn.Conv2d(before, after, size, stride, size // 2),
-        f"bn{name}": KerasBatchNorm(after),
-    }
 
 
 def _pyramid(widths: tuple[int, ...], channels: int) -> dict[str, nn.Module]:
@@ -331,12 +335,3 @@ def _heads(a: Architecture) -> dict[str, nn.Module]:
     layers["mrcnn_mask_deconv"] = nn.ConvTranspose2d(a.mask_channels, a.mask_channels, 2, 2)
     layers["mrcnn_mask"] = nn.Conv2d(a.mask_channels, classes, 1)
     return layers
-
-
-def initialised(network: MatterportRCNN) -> MatterportRCNN:
-    """Random weights as Keras draws them: Glorot uniform, biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(cast(Any, module.bias))
-    return network

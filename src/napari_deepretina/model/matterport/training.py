@@ -36,7 +36,7 @@ class RegionTargets:
     ----------
     regions : (R, 4) normalised.
     classes : (R,) int64, 0 for background.
-    deltas : (R, 4), 0 where there is no object.
+    deltas : (R, 4), 0 where there is no object; gradients reach the proposals through them.
     masks : (P, 28, 28) float32 of the P positive regions, which come first.
     """
 
@@ -119,7 +119,9 @@ def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: S
     if len(positive):
         deltas = mboxes.deltas_between(regions, truth[matched])
         deltas = deltas / mboxes.standard_deviations(deltas)
-        masks = mask_targets(target.labels, target.ids[matched], _sampled_from(regions, target.labels), 28)
+        masks = mask_targets(
+            target.labels, target.ids[matched], _sampled_from(regions.detach(), target.labels), 28
+        )
     chosen = torch.cat([regions, proposals[negative]])[:count]
     classes = torch.cat([target.classes[matched], matched.new_zeros(len(negative))])[:count]
     return RegionTargets(
@@ -159,20 +161,23 @@ def losses(
         positive = match == 1
         matches.append(match)
         wanted.append(anchor_deltas(anchors[positive], truth[best[positive]]))
-        with torch.no_grad():
-            proposals = network.propose(
-                logits[image].softmax(-1), deltas[image], shape, network.training_proposals
-            )
+        proposals = network.propose(
+            logits[image].softmax(-1), deltas[image], shape, network.training_proposals
+        )
         normal = mboxes.normalised(truth.cpu().numpy(), shape)
         drawn.append(
             region_targets(proposals, torch.from_numpy(normal).to(proposals), target, network.sampling)
         )
+    # As in the original, the box loss moves the proposals too, through the deltas that are left to answer;
+    # features and masks take them as they are.
     regions = [
-        network.box_head(mboxes.pooled([f[k] for f in features[:4]], d.regions, shape, 7))
+        network.box_head(mboxes.pooled([f[k] for f in features[:4]], d.regions.detach(), shape, 7))
         for k, d in enumerate(drawn)
     ]
     masks = [
-        network.mask_head(mboxes.pooled([f[k] for f in features[:4]], d.regions[: len(d.masks)], shape, 14))
+        network.mask_head(
+            mboxes.pooled([f[k] for f in features[:4]], d.regions[: len(d.masks)].detach(), shape, 14)
+        )
         for k, d in enumerate(drawn)
     ]
     return {
@@ -201,7 +206,9 @@ def rpn_losses(logits: Tensor, deltas: Tensor, match: Tensor, wanted: Tensor) ->
     wanted : (P, 4) deltas of the positive ones, in order.
     """
     counted, positive = match != 0, match == 1
-    objectness = F.cross_entropy(logits[counted], positive[counted].long()) if counted.any() else _zero(logits)
+    objectness = (
+        F.cross_entropy(logits[counted], positive[counted].long()) if counted.any() else _zero(logits)
+    )
     box = F.smooth_l1_loss(deltas[positive], wanted) if positive.any() else _zero(deltas)
     return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
 
