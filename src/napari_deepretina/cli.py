@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from napari_deepretina import __version__
 from napari_deepretina.errors import UserError
+
+if TYPE_CHECKING:
+    from napari_deepretina.data.label_sets import LabelSet
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,6 +128,12 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="count images without a prediction as empty instead of leaving them out",
     )
+    parser.add_argument(
+        "--coco", action="store_true", help="COCO's average precision of boxes and masks as well"
+    )
+    parser.add_argument(
+        "--max-dets", type=int, default=100, metavar="N", help="detections an image for --coco (100)"
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -133,16 +142,38 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from napari_deepretina.evaluation.compare import compare
     from napari_deepretina.files import written_whole
 
-    truth, predicted = open_label_set(arguments.truth), open_label_set(arguments.pred)
+    truth, predicted = open_label_set(arguments.truth), open_label_set(arguments.pred, arguments.truth)
     report, missing = compare(truth, predicted, missing_as_empty=arguments.all)
     if missing:
         what = "counted as empty" if arguments.all else "left out (--all counts them as empty)"
         print(f"{len(missing)} images of the truth have no prediction: {what}", file=sys.stderr)
     print(report.table())
+    figures = report.to_json()
+    if arguments.coco:
+        from napari_deepretina.evaluation.coco_ap import coco_ap, coco_table
+
+        contents = [
+            _coco_content(p, s, truth) for p, s in ((arguments.truth, truth), (arguments.pred, predicted))
+        ]
+        figures["coco"] = coco_ap(*contents, max_dets=arguments.max_dets)
+        print(coco_table(figures["coco"]))
     if arguments.json:
         with written_whole(arguments.json) as part:
-            part.write_text(json.dumps(report.to_json(), indent=2), "utf-8")
+            part.write_text(json.dumps(figures, indent=2), "utf-8")
     return 0
+
+
+def _coco_content(path: str, labels: LabelSet, truth: LabelSet) -> Any:
+    """COCO JSON as it is; any other set of labels made into it."""
+    from napari_deepretina.export.coco import coco_content
+    from napari_deepretina.instances import Instances
+
+    if path.lower().endswith(".json"):
+        return json.loads(Path(path).expanduser().read_text("utf-8"))
+    shapes = {n: truth.labels(n).shape for n in labels.names} if path.lower().endswith(".csv") else {}
+    return coco_content(
+        (name, Instances.from_labels(labels.labels(name, shapes.get(name)))) for name in labels.names
+    )
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:

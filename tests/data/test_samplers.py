@@ -182,3 +182,27 @@ def test_coco_files_are_learnt_from(tmp_path):
 def test_sets_with_other_classes_do_not_join():
     with pytest.raises(UserError, match="different classes"):
         JoinedDataset([ShapesDataset(2), SyntheticDataset(2)])
+
+
+def test_a_coco_folder_is_read_with_its_own_split(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train2017", 3), ("val2017", 2)):
+        (tmp_path / part).mkdir()
+        images = []
+        for k in range(count):
+            _, labels = synthetic_nuclei((48, 64), 4, diameter=14, seed=k)
+            name = f"{part}-{k}.png"
+            pixels = rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / name)
+            images.append((name, Instances.from_labels(labels)))
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        path = tmp_path / "annotations" / f"instances_{part}.json"
+        write_coco(images, path, ("person", "dog"))
+        content = json.loads(path.read_text())
+        content["annotations"][0]["iscrowd"] = 1
+        path.write_text(json.dumps(content))
+    dataset, split = open_dataset(tmp_path)
+    assert [len(split.train), len(split.val), len(dataset)] == [3, 2, 5]
+    assert dataset.class_names == ("person", "dog")
+    _, labels = synthetic_nuclei((48, 64), 4, diameter=14, seed=0)
+    assert len(np.unique(dataset[0].labels)) == len(np.unique(labels)) - 1  # the crowd is left out

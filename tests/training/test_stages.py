@@ -17,6 +17,7 @@ from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.synthetic import SyntheticDataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment
+from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import build
 from napari_deepretina.model.weights import WeightsInfo, load_model
 from napari_deepretina.training.checkpoint import load_checkpoint
@@ -330,3 +331,38 @@ def test_two_processes_learn_as_one(tiny_architecture, tmp_path):
     # other ranks draw other regions to learn from: alike, not equal
     assert curves["two"] == pytest.approx(curves["one"], rel=0.15)
     assert curves["run"] == pytest.approx(curves["one"], rel=0.15)
+
+
+def test_a_matterport_network_is_trained_judged_and_used(tmp_path):
+    architecture = Architecture(
+        backbone="matterport_resnet50", body_widths=(8, *(8, 16) * 4), fpn_channels=16, rpn_channels=16,
+        box_units=16, mask_channels=8, classes=("circle", "square", "triangle"), short_side=64,
+    )  # fmt: skip
+    sgd = stage(batch_norm="frozen", optimizer="sgd", decay="mean-square", layers="4+")
+    recipe = recipe_of(architecture, sgd, stage(name="all", batch_norm="frozen"))
+    before = build(architecture, seed=0).state_dict()
+    shapes = ShapesDataset(4, side=64)
+    weights = fit(recipe, shapes, shapes, tmp_path / "run", accelerator="cpu", quiet=True)
+    (told,) = events(tmp_path / "run", "validation")
+    assert {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"} < set(told)
+    model = load_model(weights, "cpu")
+    after = model.network.state_dict()
+    for name, value in before.items():  # statistics stay, scales are learnt
+        if "running" in name:
+            assert torch.equal(after[name], value.half().float()), name
+    assert not torch.equal(after["layers.bn2a_branch2a.weight"], before["layers.bn2a_branch2a.weight"])
+    found = segment(shapes[0].image, model=model, score=0.0, tta="flips", method="original")
+    assert found.labels.shape == (64, 64)
+    assert set(found.features()["class"]) <= {"circle", "square", "triangle"}
+
+
+def test_layers_of_a_matterport_network_are_chosen_by_stage():
+    architecture = Architecture(
+        backbone="matterport_resnet50", body_widths=(8, *(8, 16) * 4), fpn_channels=16, rpn_channels=16,
+        box_units=16, mask_channels=8,
+    )  # fmt: skip
+    network = build(architecture, seed=0)
+    choose_layers(network, "4+")
+    learnt = {n.split(".")[1] for n, p in network.named_parameters() if p.requires_grad}
+    assert {"res4a_branch2a", "bn5c_branch2c", "fpn_p2", "mrcnn_mask"} <= learnt
+    assert not any(n.startswith(("conv1", "bn_conv1", "res2", "bn2", "res3", "bn3")) for n in learnt)

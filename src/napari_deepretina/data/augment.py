@@ -35,8 +35,8 @@ class Augmentation(BaseModel):
     """One axis, at even odds, is stretched by up to this."""
     rotation: float = Field(default=15, ge=0, le=180)
     """Half the crops are turned by up to this many degrees, either way."""
-    flips: bool = True
-    """Mirror images and quarter turns."""
+    flips: bool | Literal["left-right"] = True
+    """Mirror images and quarter turns; left-right for things that stand upright."""
     channel_shift: float = Field(default=0, ge=0)
     """Largest shift of each channel, in grey levels of 255, within the crop's own range."""
     gamma: float = Field(default=1.5, ge=1)
@@ -133,6 +133,8 @@ class OriginalView:
         room = np.maximum(0, np.round(np.array(shape) * scale).astype(int) - size)
         corner = rng.integers(0, room + 1) if s.corner == "random" else np.zeros(2, int)
         flips, quarters = (rng.random(2) < 0.5, rng.integers(4)) if s.flips else ((False, False), 0)
+        if s.flips == "left-right":
+            flips, quarters = (flips[0], False), 0
         turned = s.rotation and rng.random() < 0.5
         degrees = rng.uniform(-s.rotation, s.rotation) if turned else 0.0
         (height, width), (y, x) = scale.tolist(), corner.tolist()
@@ -180,7 +182,9 @@ def _output_to_input(
     stretch[rng.integers(2)] *= rng.uniform(1, s.aspect)
     angle = np.deg2rad(rng.uniform(-s.rotation, s.rotation)) if rng.random() < 0.5 else 0.0
     linear = _rotation(angle)
-    if s.flips:
+    if s.flips == "left-right":
+        linear = linear @ np.diag([rng.choice([-1.0, 1.0]), 1.0])
+    elif s.flips:
         turn = _rotation(rng.integers(4) * np.pi / 2).round()
         linear = linear @ turn @ np.diag(rng.choice([-1.0, 1.0], 2))
     linear = np.diag(1 / stretch) @ linear

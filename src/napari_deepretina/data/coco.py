@@ -17,7 +17,64 @@ Box = tuple[int, int, int, int]
 _Object = tuple[Box, NDArray[np.bool_], float, int]
 
 
-def read_coco(path: Path) -> dict[str, Instances]:
+class CocoFile:
+    """A COCO JSON file, parsed; its objects are decoded when they are asked for.
+
+    Attributes
+    ----------
+    path : of the file; a list of results needs the file with its images, `like`.
+    shapes : (height, width) of each image, by file name.
+    categories : id → name, in order of the ids.
+    """
+
+    def __init__(self, path: Path, like: Path | None = None) -> None:
+        self.path = path
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if isinstance(content, list) and like is not None:  # results: images are those of the truth
+                content = {**json.loads(like.read_text("utf-8")), "annotations": content}
+            images = {i["id"]: _image(i) for i in content["images"]}
+            annotations = list(content["annotations"])
+            told = content.get("categories") or [{"id": 1, "name": "nucleus"}]
+            self.categories = {int(c["id"]): str(c["name"]) for c in sorted(told, key=lambda c: c["id"])}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read as COCO JSON: {error!r}") from None
+        if wrong := [name for name, shape in images.values() if min(shape) < 1]:
+            raise UserError(f"{path}: image {wrong[0]!r} has no height or width")
+        self.shapes = dict(images.values())
+        self._annotations: dict[str, list[Any]] = {name: [] for name in self.shapes}
+        for annotation in annotations:
+            image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+            try:
+                known = image_id in images
+            except TypeError:
+                known = False
+            if not known:
+                raise self._misfit(annotation, f"it belongs to unknown image {image_id!r}")
+            self._annotations[images[image_id][0]].append(annotation)
+
+    def objects(self, name: str, *, crowds: bool = True) -> Instances:
+        """Objects of one image; without `crowds`, annotations that stand for many objects are left out."""
+        found: list[_Object] = []
+        for annotation in self._annotations[name]:
+            if not crowds and annotation.get("iscrowd"):
+                continue
+            try:
+                placed = _placed(annotation["segmentation"], self.shapes[name])
+                score, class_id = float(annotation.get("score", 1.0)), int(annotation.get("category_id", 1))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise self._misfit(annotation, reason) from None
+            if placed is not None:
+                found.append((*placed, score, class_id))
+        return _joined(found, self.shapes[name])
+
+    def _misfit(self, annotation: Any, reason: str) -> UserError:
+        number = annotation.get("id") if isinstance(annotation, dict) else annotation
+        return UserError(f"{self.path}: annotation {number}: {reason}")
+
+
+def read_coco(path: Path, like: Path | None = None) -> dict[str, Instances]:
     """Objects by image file name; RLE (plain or compressed) and polygon segmentations.
 
     Objects may overlap, as COCO allows; those without a pixel are left out.
@@ -27,29 +84,8 @@ def read_coco(path: Path) -> dict[str, Instances]:
     UserError
         If the file is not COCO JSON or an annotation does not fit its image.
     """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        images = {i["id"]: _image(i) for i in content["images"]}
-        annotations = list(content["annotations"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as COCO JSON: {error!r}") from None
-    if wrong := [name for name, shape in images.values() if min(shape) < 1]:
-        raise UserError(f"{path}: image {wrong[0]!r} has no height or width")
-    objects: dict[Any, list[_Object]] = {i: [] for i in images}
-    for annotation in annotations:
-        try:
-            image_id = annotation["image_id"]
-            if image_id not in images:
-                raise ValueError(f"it belongs to unknown image {image_id!r}")
-            placed = _placed(annotation["segmentation"], images[image_id][1])
-            score, class_id = float(annotation.get("score", 1.0)), int(annotation.get("category_id", 1))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            number = annotation.get("id") if isinstance(annotation, dict) else annotation
-            raise UserError(f"{path}: annotation {number}: {reason}") from None
-        if placed is not None:
-            objects[image_id].append((*placed, score, class_id))
-    return {name: _joined(objects[i], shape) for i, (name, shape) in images.items()}
+    file = CocoFile(path, like)
+    return {name: file.objects(name) for name in file.shapes}
 
 
 def _image(entry: dict[str, Any]) -> tuple[str, tuple[int, int]]:

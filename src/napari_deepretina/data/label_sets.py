@@ -35,10 +35,11 @@ class LabelSet:
         return self._read(name, shape)
 
 
-def open_label_set(path: str | Path) -> LabelSet:
+def open_label_set(path: str | Path, like: str | Path | None = None) -> LabelSet:
     """A folder or zip of label images, the Kaggle layout, an RLE CSV or COCO JSON.
 
-    In a folder with a sub-folder for labels (``labels``, ``masks`` …) that one is taken.
+    A COCO list of results goes with the COCO file that has its images, `like`. In a folder with a
+    sub-folder for labels (``labels``, ``masks`` …) that one is taken.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def open_label_set(path: str | Path) -> LabelSet:
     if path.suffix.lower() == ".csv":
         return _from_rle(path)
     if path.suffix.lower() == ".json":
-        instances = {stem(n): i for n, i in read_coco(path).items()}
+        instances = {stem(n): i for n, i in read_coco(path, _json(like)).items()}
         return LabelSet(list(instances), lambda name, _: instances[name].to_labels())
     tree = open_tree(path)
     names = [n for n in tree.names() if is_image(n)]
@@ -68,6 +69,11 @@ def open_label_set(path: str | Path) -> LabelSet:
         return checked_sample(name, labels, labels).labels
 
     return LabelSet(sorted(files), read)
+
+
+def _json(like: str | Path | None) -> Path | None:
+    path = None if like is None else Path(like).expanduser()
+    return path if path is not None and path.suffix.lower() == ".json" else None
 
 
 def _from_rle(path: Path) -> LabelSet:

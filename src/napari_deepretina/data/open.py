@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_deepretina.data.coco_dataset import CocoDataset
+from napari_deepretina.data.coco_dataset import CocoDataset, annotation_files
 from napari_deepretina.data.files import is_image, open_tree, stem
+from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.kaggle import KaggleDataset
 from napari_deepretina.data.pairs import PairsDataset
 from napari_deepretina.data.sample import Dataset
@@ -24,7 +25,7 @@ def is_kaggle(names: Sequence[str]) -> bool:
 
 
 def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
-    """Open annotated images: image/label pairs or the Kaggle layout in a folder or a zip, or COCO JSON.
+    """Open annotated images: pairs or the Kaggle layout in a folder or a zip, COCO JSON or its folder.
 
     The name ``toy-shapes`` stands for generated shapes of three classes.
 
@@ -42,6 +43,11 @@ def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
     path = Path(path).expanduser()
     if path.suffix.lower() == ".json" and path.is_file():
         return CocoDataset(path), None
+    if path.is_dir() and (files := annotation_files(path)):
+        train, val = map(CocoDataset, files)
+        return JoinedDataset([train, val]), Split(
+            tuple(train.names), tuple(val.names), str(path / "annotations")
+        )
     tree = open_tree(path)
     dataset: Dataset = KaggleDataset(tree) if is_kaggle(tree.names()) else PairsDataset(tree)
     if not len(dataset):

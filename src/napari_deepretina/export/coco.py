@@ -22,7 +22,19 @@ def write_coco(
     *,
     polygons: bool = False,
 ) -> None:
-    """Write the objects of several images.
+    """Write the objects of several images; see `coco_content`."""
+    content = coco_content(images, classes, polygons=polygons)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content), "utf-8")
+
+
+def coco_content(
+    images: Iterable[tuple[str, Instances]],
+    classes: Sequence[str] = ("nucleus",),
+    *,
+    polygons: bool = False,
+) -> dict[str, Any]:
+    """The objects of several images as COCO keeps them.
 
     Segmentations are uncompressed RLE (``counts`` as a list), exact to the pixel, or polygons around
     each piece, without holes. ``bbox`` is x, y, width, height of the mask, and ``score`` tells how sure
@@ -57,8 +69,7 @@ def write_coco(
                     "score": round(float(instances.scores[index]), 6),
                 }
             )
-    with written_whole(path) as part:
-        part.write_text(json.dumps(content), "utf-8")
+    return content
 
 
 def _counts(starts: Any, lengths: Any, pixels: int) -> list[int]:
