@@ -1,4 +1,4 @@
-"""Writing files so that a failure leaves no half of one behind."""
+"""Files are written whole or not at all; paths as people write them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         # Not missing_ok alone: where the folder is not one, even unlink complains.
         if beside.parent.is_dir():
             beside.unlink(missing_ok=True)
+
+
+def short_path(path: str | Path) -> str:
+    """A path as people write it: ~ for their home."""
+    try:
+        return str(Path("~") / Path(path).relative_to(Path.home()))
+    except ValueError:
+        return str(path)

@@ -158,6 +158,7 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     edited[10:20, 30:40] = 99
     layer.data = edited
     trainer.press("add_layers")
+    assert "Kept as slide_1_2" in trainer.told()
     folder = widget.project.folder
     assert tifffile.imread(folder / "images" / "slide_1_2.tif").shape == (36, 42, 3)
     assert np.array_equal(tifffile.imread(folder / "labels" / "slide_1_2.tif"), edited[0:36, 14:56])
@@ -167,6 +168,47 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     trainer.press("add_layers")
     assert np.array_equal(tifffile.imread(folder / "images" / "stack.tif"), stack.data[1])
     assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2", "stack"]
+
+
+def test_kept_samples_follow_the_brush_and_are_never_doubled(trainer, monkeypatch, qtbot):
+    image, labels = synthetic_nuclei((90, 90), 8, diameter=20, seed=2)
+    trainer.viewer.add_image(image, name="other")
+    trainer.viewer.add_image(image, name="field")
+    layer = trainer.viewer.add_labels(labels, name="mine", metadata={KEY: {"image": "field"}})
+    widget = trainer.widget
+    assert (widget.image.value, widget.labels.value) == ("field", "mine")  # as it was selected
+    trainer.press("add_layers")
+    names = set(widget.project.samples())
+    path = widget.project.folder / "labels" / f"{next(n for n in names if n.startswith('field'))}.tif"
+    widget._keeper._timer.setInterval(50)
+    layer.paint((50, 50), 77)
+    qtbot.waitUntil(lambda: "Edits kept in field" in trainer.told(), timeout=10_000)
+    assert np.array_equal(tifffile.imread(path), layer.data)
+    assert (tifffile.imread(path) == 77).any()
+    trainer.press("add_layers")
+    assert set(widget.project.samples()) == names
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        layer.paint((20, 20), 78)
+        qtbot.waitUntil(lambda: "No space left" in trainer.told(), timeout=10_000)
+    assert not (tifffile.imread(path) == 78).any()
+
+
+def test_a_smaller_frame_replaces_the_sample_of_a_larger_one(tmp_path):
+    project = Project(tmp_path / "p")
+    labels = np.zeros((60, 60), np.int32)
+    labels[20:30, 20:30] = 1
+    first = project.add("a", labels, labels)
+    second = project.add("a", labels, labels, only=labels > 0, margin=2, replace=first)
+    assert second != first
+    assert list(project.samples()) == [second]
+    assert [p.name for p in (tmp_path / "p" / "images").iterdir()] == [f"{second}.tif"]
+    assert tifffile.imread(tmp_path / "p" / "labels" / f"{second}.tif").shape == (14, 14)
+    assert project.add("a", labels, labels, only=labels > 0, margin=2, replace=second) == second
 
 
 def test_starting_points_are_names_runs_and_files(trainer, tmp_path, tiny_weights, monkeypatch):

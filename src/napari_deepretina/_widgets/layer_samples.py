@@ -2,14 +2,117 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.qt.threading import create_worker
 from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_deepretina._widgets.own_labels import KEY, RAW
+from napari_deepretina._widgets.own_labels import KEY, RAW, digest
+from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
+
+AUTOSAVE_MS = 2000
+"""How long after the last stroke a kept sample is written again."""
+
+
+@dataclass
+class Kept:
+    """A sample in the project, and the layers that it is taken from."""
+
+    name: str
+    image: Image
+    labels: Labels
+    edited_only: bool
+    step: tuple[int, ...]
+    digest: str
+
+
+class SampleKeeper(QObject):
+    """Keeps layers as samples of a project, and keeps the samples as the layers are edited.
+
+    What is written again is written off the GUI thread. ``failed`` tells a reason.
+    """
+
+    failed = Signal(str)
+    saved = Signal(str)
+
+    def __init__(self, parent: QObject, project: Project) -> None:
+        super().__init__(parent)
+        self.project = project
+        self._kept: dict[tuple[Image, Labels, tuple[int, ...], bool], Kept] = {}
+        self._worker: Any = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(AUTOSAVE_MS)
+        self._timer.timeout.connect(self.save)
+
+    def keep(self, image: Image, labels: Labels, step: tuple[int, ...], *, edited_only: bool) -> str:
+        """Write one sample now, in the place of its earlier state; its name."""
+        key = (image, labels, _place(labels, step), edited_only)
+        before = self._kept.get(key)
+        content = _content(image, labels, step, edited_only=edited_only)
+        name = self.project.add(image.name, **content, replace=before.name if before else None)
+        self._kept[key] = Kept(name, image, labels, edited_only, step, digest(labels.data))
+        if before is None:
+            for event in (labels.events.data, labels.events.paint, labels.events.labels_update):
+                event.connect(self._edited)
+        return name
+
+    def _edited(self, event: Any = None) -> None:
+        self._timer.start()
+
+    def save(self) -> None:
+        """Write what changed since it was kept."""
+        if self._worker is not None:  # one after the other, in order
+            self._timer.start()
+            return
+        for key, kept in self._kept.items():
+            now = digest(kept.labels.data)
+            if now == kept.digest:
+                continue
+            kept.digest = now
+            try:
+                content = _content(kept.image, kept.labels, kept.step, edited_only=kept.edited_only)
+            except UserError as error:
+                self.failed.emit(str(error))
+                continue
+            content["labels"] = content["labels"].copy()  # the person goes on painting
+            self._worker = create_worker(self._write, key, kept.image.name, content)
+            self._worker.returned.connect(self._written)
+            self._worker.start()
+            return
+
+    def _write(self, key: Any, name: str, content: dict[str, Any]) -> tuple[Any, str, str]:
+        try:
+            return key, self.project.add(name, **content, replace=self._kept[key].name), ""
+        except UserError as error:
+            return key, "", str(error)
+
+    def _written(self, answer: tuple[Any, str, str]) -> None:
+        key, name, problem = answer
+        self._worker = None
+        if problem:
+            self.failed.emit(problem)
+        else:
+            self._kept[key].name = name
+            self.saved.emit(name)
+        self._timer.start()  # others may wait
+
+
+def _place(labels: Labels, step: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(step[-labels.ndim : -2]) if labels.ndim > 2 else ()
+
+
+def _content(image: Image, labels: Labels, step: tuple[int, ...], *, edited_only: bool) -> dict[str, Any]:
+    return {
+        "image": plane_of_image(image, labels, step),
+        "labels": plane_of_labels(labels, step),
+        "only": edited_pixels(labels) if edited_only else None,
+    }
 
 
 def plane_of_labels(labels: Labels, step: tuple[int, ...]) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,16 @@ from qtpy.QtWidgets import (
 
 from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
-from napari_deepretina._widgets.layer_samples import edited_pixels, plane_of_image, plane_of_labels
+from napari_deepretina._widgets.layer_samples import SampleKeeper
+from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina._widgets.placing import bright_colours
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import short_path
 from napari_deepretina.model.weights import available
 from napari_deepretina.training.recipe import shipped_recipes
-from napari_deepretina.training.watch import RunWatch, find_running, runs_folder, start_run
+from napari_deepretina.training.watch import RunWatch, find_running, fresh_run_name, runs_folder, start_run
 
 POLL_MS = 500
 SAMPLE = "training sample"
@@ -52,6 +53,9 @@ class TrainWidget(QWidget):
         self.run: RunWatch | None = None
         self._shown_sample = 0.0
         self._files: list[str] = []
+        self._keeper = SampleKeeper(self, Project(runs_folder().parent / "project"))
+        self._keeper.failed.connect(lambda problem: self._say(problem, show_error))
+        self._keeper.saved.connect(lambda name: self.status.setText(f"Edits kept in {name}."))
         self._build()
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
@@ -59,6 +63,8 @@ class TrainWidget(QWidget):
         events = napari_viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
             event.connect(self._refresh_layers)
+        napari_viewer.layers.selection.events.active.connect(self._follow_selection)
+        self._follow_selection()
         running = find_running()
         if running:
             self.attach(running[-1])
@@ -73,7 +79,7 @@ class TrainWidget(QWidget):
         self.recipe = ComboBox(label="recipe", choices=shipped_recipes(), value="fine-tune")
         self.start_from = ComboBox(label="start from", choices=lambda _: self._starts())
         self.start_from.changed.connect(self._start_chosen)
-        self.name = LineEdit(label="name", value=fresh_name())
+        self.name = LineEdit(label="name", value=fresh_run_name())
         self.options = LineEdit(label="changes", value="")
         self.options.tooltip = "Changes of the recipe, e.g. main.steps=100 main.learning_rate=0.0001"
         self.data = QListWidget()
@@ -154,7 +160,18 @@ class TrainWidget(QWidget):
     @property
     def project(self) -> Project:
         """Where samples from layers are kept."""
-        return Project(runs_folder().parent / "project")
+        return self._keeper.project
+
+    def _follow_selection(self, event: Any = None) -> None:
+        """Labels that are selected are what a person means to keep, with the image they were made from."""
+        active = self._viewer.layers.selection.active
+        if not isinstance(active, Labels):
+            return
+        self.labels.value = active.name
+        mark = active.metadata.get(KEY)
+        image = mark.get("image") if isinstance(mark, dict) else None
+        if image in self._names(Image):
+            self.image.value = image
 
     def add_layers(self) -> None:
         """Keep the chosen image and labels as a training sample, on disk at once."""
@@ -162,18 +179,16 @@ class TrainWidget(QWidget):
         if image is None or labels is None:
             raise UserError("choose an image layer and a labels layer first")
         step = tuple(self._viewer.dims.current_step)
-        only = edited_pixels(labels) if self.part.value == EDITED else None
-        name = self.project.add(
-            image.name, plane_of_image(image, labels, step), plane_of_labels(labels, step), only=only
-        )
+        name = self._keeper.keep(image, labels, step, edited_only=self.part.value == EDITED)
         self.add_data(str(self.project.folder))
-        self._say(f"Kept as {name}; {len(self.project.samples())} samples in the project.")
+        count = len(self.project.samples())
+        self._say(f"Kept as {name}; {count} samples in the project. Further strokes are kept by themselves.")
 
     def add_data(self, path: str) -> None:
         """Train on this folder, zip or COCO file as well."""
         if path in self.chosen_data():
             return
-        self.data.addItem(short(path))
+        self.data.addItem(short_path(path))
         item = self.data.item(self.data.count() - 1)
         item.setFlags(item.flags() | Qt.ItemFlag.ItemIsEditable)
 
@@ -227,7 +242,7 @@ class TrainWidget(QWidget):
             raise UserError("choose the weights to start from")
         arguments = [self.recipe.value, "--data", *data, "--weights", self.start_from.value, *changes]
         self.attach(start_run(folder, arguments))
-        self._say(f"Started; everything of the run is kept in {short(folder)}.")
+        self._say(f"Started; everything of the run is kept in {short_path(folder)}.")
 
     def resume(self, folder: Path) -> None:
         """Go on with a run that ended before its time."""
@@ -303,7 +318,7 @@ class TrainWidget(QWidget):
         run = self.run
         assert run is not None
         if run.status in ("failed", "lost"):
-            self._say(f"The run ended: {run.reason} (log: {short(run.folder / 'log.txt')})", show_error)
+            self._say(f"The run ended: {run.reason} (log: {short_path(run.folder / 'log.txt')})", show_error)
             return
         try:
             path = run.publish(run.folder.name)
@@ -312,7 +327,7 @@ class TrainWidget(QWidget):
             return
         self.start_from.reset_choices()
         if self.name.value == run.folder.name:
-            self.name.value = fresh_name()
+            self.name.value = fresh_run_name()
         for widget in QApplication.allWidgets():
             if isinstance(widget, SegmentWidget):
                 widget.refresh_weights()
@@ -380,17 +395,3 @@ class TrainWidget(QWidget):
         except UserError as error:
             message = str(error)
             self._say(message[:1].upper() + message[1:], show_error)
-
-
-def fresh_name() -> str:
-    """A name for a run that no run has."""
-    name = time.strftime("run-%Y%m%d-%H%M")
-    return name if not (runs_folder() / name).exists() else time.strftime("run-%Y%m%d-%H%M%S")
-
-
-def short(path: str | Path) -> str:
-    """A path as people write it: ~ for their home."""
-    try:
-        return str(Path("~") / Path(path).relative_to(Path.home()))
-    except ValueError:
-        return str(path)

@@ -47,8 +47,9 @@ class Project:
         *,
         only: NDArray[np.bool_] | None = None,
         margin: int = 16,
+        replace: str | None = None,
     ) -> str:
-        """Keep one sample; the name that it got, which is new.
+        """Keep one sample; the name that it has.
 
         Parameters
         ----------
@@ -56,6 +57,8 @@ class Project:
         labels : (H, W) integer.
         only : (H, W) bool; given, the smallest crop around these pixels and a margin is kept.
         margin : pixels around them.
+        replace : name of an earlier state of this sample, which goes when the new one is there; by default
+            the sample is a new one.
 
         Raises
         ------
@@ -71,17 +74,31 @@ class Project:
         if not sample.labels.any():
             raise UserError(f"the labels of {name!r} are empty: there is nothing to learn from")
         known = self.samples()
+        told: dict[str, Any] = {
+            "from": name,
+            "nuclei": len(np.unique(sample.labels)) - 1,
+            "shape": list(sample.labels.shape),
+            "time": round(time.time()),
+        }
+        same_frame = replace in known and known[replace].get("shape") == told["shape"]
+        fresh = replace if replace and same_frame else self._unused(name, known)
+        for kind, array in (("images", sample.image), ("labels", sample.labels)):
+            with written_whole(self.folder / kind / f"{fresh}.tif") as part:
+                tifffile.imwrite(part, array, photometric="rgb" if array.ndim == 3 else "minisblack")
+        rest = {k: v for k, v in known.items() if k != replace}
+        with written_whole(self.folder / MANIFEST) as part:
+            part.write_text(json.dumps({"samples": {**rest, fresh: told}}, indent=2), "utf-8")
+        if replace and fresh != replace:
+            for kind in ("labels", "images"):  # a pair without labels is none
+                (self.folder / kind / f"{replace}.tif").unlink(missing_ok=True)
+        return fresh
+
+    def _unused(self, name: str, known: dict[str, Any]) -> str:
         base = re.sub(r"[^\w\-]+", "_", name).strip("_") or "sample"
         fresh, number = base, 1
         while fresh in known or (self.folder / "images" / f"{fresh}.tif").exists():
             number += 1
             fresh = f"{base}_{number}"
-        for kind, array in (("images", sample.image), ("labels", sample.labels)):
-            with written_whole(self.folder / kind / f"{fresh}.tif") as part:
-                tifffile.imwrite(part, array, photometric="rgb" if array.ndim == 3 else "minisblack")
-        told = {"from": name, "nuclei": len(np.unique(sample.labels)) - 1, "time": round(time.time())}
-        with written_whole(self.folder / MANIFEST) as part:
-            part.write_text(json.dumps({"samples": {**known, fresh: told}}, indent=2), "utf-8")
         return fresh
 
 

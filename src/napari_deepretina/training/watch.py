@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ LOG = "log.txt"
 def runs_folder() -> Path:
     """Where runs started from a widget live; it need not exist."""
     return user_folder().parent / "runs"
+
+
+def fresh_run_name() -> str:
+    """A name for a run that no run has."""
+    name = time.strftime("run-%Y%m%d-%H%M")
+    return name if not (runs_folder() / name).exists() else time.strftime("run-%Y%m%d-%H%M%S")
 
 
 def start_run(folder: Path, arguments: Sequence[str]) -> RunWatch:
