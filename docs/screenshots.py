@@ -45,7 +45,7 @@ def save(pixels: np.ndarray, path: Path, size: int = 1200) -> None:
     """A small picture."""
     picture = Image.fromarray(pixels[..., :3])
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    picture.quantize(128).save(path, optimize=True)
+    picture.quantize(200).save(path, optimize=True)
     print(path, picture.size)
 
 
@@ -125,20 +125,69 @@ def train(viewer: napari.Viewer, out: Path) -> None:
     shoot(viewer, out / "train-done.png")
 
 
+def inspect(viewer: napari.Viewer, image: str | None, out: Path) -> None:
+    """Every tab of Inspect."""
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    pixels, truth = synthetic_nuclei((400, 512), 60, diameter=28, seed=4)
+    name = viewer.open(image)[0].name if image else viewer.add_image(pixels, name="field").name
+    if not image:
+        viewer.add_labels(truth, name="truth", visible=False)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Inspect")
+    widget.image.value = name
+    press(widget, "run")
+    wait_for(lambda: widget.steps is not None)
+    pause(5)
+    for step in (0, 2, 6):
+        widget.slider.setValue(step)
+        pause(0.5)
+        shoot(viewer, out / f"inspect-step-{step + 1}.png")
+    widget.slider.setValue(8)
+    labels = widget.steps.inspection.labels
+    y, x = (int(v[len(v) // 2]) for v in np.nonzero(labels == 5))
+    widget.tell(y, x)
+    shoot(viewer, out / "inspect-story.png")
+    widget.tabs.setCurrentIndex(1)
+    press(widget, "show_map")
+    shoot(viewer, out / "inspect-activations.png")
+    viewer.layers.remove(viewer.layers[-1])
+    widget.tabs.setCurrentIndex(2)
+    press(widget, "look_at_weights")
+    wait_for(lambda: widget.weights_picture.pixmap.width() > 0)
+    pause(5)
+    shoot(viewer, out / "inspect-weights.png")
+    widget.tabs.setCurrentIndex(3)
+    widget.path.value = "toy-shapes"
+    press(widget, "look_at_data")
+    wait_for(lambda: widget.data_picture.pixmap.width() > 0)
+    pause(5)
+    shoot(viewer, out / "inspect-data.png")
+    if not image:
+        widget.tabs.setCurrentIndex(4)
+        viewer.add_labels(labels, name="prediction", visible=False)
+        widget.truth.value, widget.predicted.value = "truth", "prediction"
+        press(widget, "look_at_errors")
+        wait_for(lambda: widget.errors_picture.pixmap.width() > 0)
+        pause(5)
+        shoot(viewer, out / "inspect-errors.png")
+
+
 def main() -> None:
     """All pictures, or those of one widget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", nargs="?")
-    parser.add_argument("--only", choices=["tune", "train"])
+    parser.add_argument("--only", choices=["tune", "train", "inspect"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer()
     viewer.window.resize(1500, 950)
-    if arguments.only != "train":
+    if arguments.only in (None, "tune"):
         tune(viewer, segment(viewer, arguments.image, arguments.out), arguments.out)
-    if arguments.only != "tune":
+    if arguments.only in (None, "train"):
         train(viewer, arguments.out)
+    if arguments.only in (None, "inspect"):
+        inspect(viewer, arguments.image, arguments.out)
     viewer.close()
 
 

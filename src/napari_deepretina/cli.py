@@ -1,4 +1,4 @@
-"""The command line: ``napari-deepretina segment | evaluate | train | weights | sample``."""
+"""The command line: ``napari-deepretina segment | evaluate | train | weights | sample | inspect``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from napari_deepretina import __version__
+from napari_deepretina.cli_inspect import add_inspect
 from napari_deepretina.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def _parser() -> _Parser:
     _add_train(commands)
     _add_weights(commands)
     _add_sample(commands)
+    add_inspect(commands)
     return parser
 
 

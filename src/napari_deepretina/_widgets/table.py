@@ -1,4 +1,4 @@
-"""A table of nuclei: columns of arrays, sorted by a click on a header."""
+"""Tables: columns of arrays, sorted by a click on a header."""
 
 from __future__ import annotations
 
@@ -45,30 +45,51 @@ class _Columns(QAbstractTableModel):
         self.endResetModel()
 
 
-class NucleiTable(QTableView):
-    """Shows a table with a column ``label``; ``chosen`` tells the label of a row that is clicked."""
+class Table(QTableView):
+    """Shows equally long columns; ``picked`` tells the row that is clicked, as a dict."""
 
-    chosen = Signal(int)
+    picked = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
         self._columns = _Columns()
         self.setModel(self._columns)
-        self.setObjectName("nuclei")
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.verticalHeader().setVisible(False)
         self.verticalHeader().setDefaultSectionSize(20)
-        self.horizontalHeader().setDefaultSectionSize(62)
         self.horizontalHeader().sectionClicked.connect(self._sort_by)
-        self.clicked.connect(lambda index: self.chosen.emit(int(self.labels[index.row()])))
+        self.clicked.connect(lambda index: self.picked.emit(self.row_at(index.row())))
         self._ascending: dict[int, bool] = {}
 
     def show_columns(self, columns: dict[str, np.ndarray]) -> None:
-        """Show other columns, in the order given."""
+        """Show other columns, in the order given; x and y stay hidden."""
         self._columns.show(columns)
         for place, name in enumerate(columns):
             self.setColumnHidden(place, name in ("x", "y"))
+            if columns[name].dtype == object:
+                self.setColumnWidth(place, 150)
+
+    def row_at(self, place: int) -> dict[str, Any]:
+        """The values of a row, from the top."""
+        return {k: v[place] for k, v in self._columns.columns.items()}
+
+    def _sort_by(self, section: int) -> None:
+        self._ascending[section] = not self._ascending.get(section, False)
+        order = Qt.SortOrder.AscendingOrder if self._ascending[section] else Qt.SortOrder.DescendingOrder
+        self._columns.sort(section, order)
+
+
+class NucleiTable(Table):
+    """A table with a column ``label``; ``chosen`` tells the label of a row that is clicked."""
+
+    chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("nuclei")
+        self.horizontalHeader().setDefaultSectionSize(62)
+        self.picked.connect(lambda row: self.chosen.emit(int(row["label"])))
 
     @property
     def labels(self) -> np.ndarray:
@@ -78,7 +99,7 @@ class NucleiTable(QTableView):
     def row(self, label: int) -> dict[str, Any] | None:
         """The values of one nucleus, None if it is not there."""
         where = np.flatnonzero(self.labels == label)
-        return {k: v[where[0]] for k, v in self._columns.columns.items()} if len(where) else None
+        return self.row_at(int(where[0])) if len(where) else None
 
     def mark(self, label: int) -> None:
         """Select the row of a nucleus and bring it into sight."""
@@ -87,8 +108,3 @@ class NucleiTable(QTableView):
             self.selectRow(int(where[0]))
         else:
             self.clearSelection()
-
-    def _sort_by(self, section: int) -> None:
-        self._ascending[section] = not self._ascending.get(section, False)
-        order = Qt.SortOrder.AscendingOrder if self._ascending[section] else Qt.SortOrder.DescendingOrder
-        self._columns.sort(section, order)

@@ -24,10 +24,11 @@ def is_kaggle(names: Sequence[str]) -> bool:
     return any(len(p) >= 3 and p[-2] == "images" and p[-3] == stem(p[-1]) for p in parts)
 
 
-def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
+def open_dataset(path: str | Path, *, lonely_too: bool = False) -> tuple[Dataset, Split | None]:
     """Open annotated images: pairs or the Kaggle layout in a folder or a zip, COCO JSON or its folder.
 
-    The name ``toy-shapes`` stands for generated shapes of three classes.
+    With `lonely_too`, images without labels and labels without image are passed over. The name ``toy-shapes``
+    stands for generated shapes of three classes.
 
     Returns
     -------
@@ -49,7 +50,9 @@ def open_dataset(path: str | Path) -> tuple[Dataset, Split | None]:
             tuple(train.names), tuple(val.names), str(path / "annotations")
         )
     tree = open_tree(path)
-    dataset: Dataset = KaggleDataset(tree) if is_kaggle(tree.names()) else PairsDataset(tree)
+    dataset: Dataset = (
+        KaggleDataset(tree) if is_kaggle(tree.names()) else PairsDataset(tree, lonely_too=lonely_too)
+    )
     if not len(dataset):
         raise UserError(
             f"{path} holds no annotated images; expected images/x.png with labels/x.png, or "

@@ -16,15 +16,16 @@ LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt", "annotations")
 class PairsDataset:
     """``images/x.webp`` with ``labels/x.png``: folders named as usual, files matched by stem.
 
-    Any of the formats of `napari_deepretina.data.files` will do for either side.
+    Any of the formats of `napari_deepretina.data.files` will do for either side. Files without a partner are
+    an error, unless they are to be passed over (`lonely_too`).
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, *, lonely_too: bool = False) -> None:
         self._tree = tree
         images = self._by_stem(IMAGE_FOLDERS)
         labels = self._by_stem(LABEL_FOLDERS)
         lonely = sorted(images.keys() ^ labels.keys())
-        if lonely and images and labels:
+        if lonely and images and labels and not lonely_too:
             side = "labels" if lonely[0] in images else "image"
             raise UserError(
                 f"{tree.path}: {len(lonely)} files have no partner, e.g. {lonely[0]!r} has no {side}"

@@ -109,10 +109,14 @@ class MaskRCNN(nn.Module):
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}×{width}")
-        images = images.contiguous(memory_format=torch.channels_last)
         # Anchors and pooled features take the precision of the maps, so these are float32.
-        features = {name: f.float() for name, f in self.backbone(images * 4.0 - 1.0).items()}
+        features = {name: f.float() for name, f in self.backbone(self.prepared(images)).items()}
         return features, ImageList(images, [(height, width)] * len(images))
+
+    @staticmethod
+    def prepared(images: Tensor) -> Tensor:
+        """What the backbone is given of normalised images."""
+        return images.contiguous(memory_format=torch.channels_last) * 4.0 - 1.0
 
 
 Network = MaskRCNN | MatterportRCNN

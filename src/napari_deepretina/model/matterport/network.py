@@ -127,7 +127,7 @@ class MatterportRCNN(nn.Module):
                 masks.append(chosen * 255)
                 share = (image + min(1.0, (start + len(values)) / max(1, len(found)))) / len(images)
                 yield 0.4 + 0.6 * share
-            answers.append(Detections(_xyxy(found, shape), confidence, classes, torch.cat(masks)))
+            answers.append(Detections(as_pixels(found, shape), confidence, classes, torch.cat(masks)))
         return answers
 
     # ---- parts, each with what it takes and gives ----
@@ -137,7 +137,7 @@ class MatterportRCNN(nn.Module):
         height, width = _shape(images)
         if height % 64 or width % 64:
             raise ValueError(f"height and width must be multiples of 64, got {height}×{width}")
-        return self._top_down(self.body(images))
+        return self.top_down(self.body(images))
 
     def body(self, images: Tensor) -> list[Tensor]:
         """C2…C5."""
@@ -166,7 +166,8 @@ class MatterportRCNN(nn.Module):
             x = self.layers[f"bn{name}_branch1"](self.layers[f"res{name}_branch1"](x))
         return F.relu(x + y)
 
-    def _top_down(self, stages: list[Tensor]) -> list[Tensor]:
+    def top_down(self, stages: list[Tensor]) -> list[Tensor]:
+        """P2…P6 of C2…C5."""
         lateral = [self.layers[f"fpn_c{k}p{k}"](c) for k, c in enumerate(stages, start=2)]
         merged = [lateral[3]]
         for one in reversed(lateral[:3]):
@@ -194,12 +195,19 @@ class MatterportRCNN(nn.Module):
 
     def propose(self, probabilities: Tensor, deltas: Tensor, shape: tuple[int, int], count: int) -> Tensor:
         """(count, 4) regions of one image, surest first, filled up with zeros as the original does."""
+        _, moved, keep = self.thin(probabilities, deltas, shape, count)
+        return F.pad(moved[keep], (0, 0, 0, count - len(keep)))
+
+    def thin(
+        self, probabilities: Tensor, deltas: Tensor, shape: tuple[int, int], count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The surest anchors of one image, their boxes moved and clipped, and which of them NMS leaves."""
         order = torch.argsort(probabilities[:, 1], descending=True, stable=True)[: self.before_nms]
         anchors = self.anchors(shape, deltas.device)[order]
         moved = mboxes.apply_deltas(anchors, deltas[order] * mboxes.standard_deviations(deltas))
         moved = mboxes.clipped(moved, moved.new_tensor([0.0, 0.0, 1.0, 1.0]))
         keep = nms(moved.detach(), probabilities[order, 1].detach(), self.proposal_nms)[:count]
-        return F.pad(moved[keep], (0, 0, 0, count - len(keep)))
+        return order, moved, keep
 
     def box_head(self, pooled: Tensor) -> Regions:
         """Class logits and box deltas of (N, C, 7, 7) features."""
@@ -215,16 +223,24 @@ class MatterportRCNN(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Final boxes (N, 4), scores and classes, surest first: best class, moved, clipped, thinned."""
         scores, classes = heads.logits.softmax(-1).max(dim=1)
+        moved = self.move(regions, heads, classes, window)
+        keep = self.select(moved, scores, classes, limits)
+        return moved[keep], scores[keep], classes[keep]
+
+    def move(self, regions: Tensor, heads: Regions, classes: Tensor, window: Tensor) -> Tensor:
+        """Regions moved by the deltas of their classes, and clipped to the image."""
         chosen = heads.deltas[torch.arange(len(classes), device=classes.device), classes]
         moved = mboxes.apply_deltas(regions, chosen * mboxes.standard_deviations(chosen))
-        moved = mboxes.clipped(moved, window)
+        return mboxes.clipped(moved, window)
+
+    def select(self, boxes: Tensor, scores: Tensor, classes: Tensor, limits: Limits) -> Tensor:
+        """Places of the detections: objects that are sure enough, thinned class by class, surest first."""
         kept = []
         for label in sorted(set(classes[classes > 0].tolist())):
             here = torch.nonzero((classes == label) & (scores >= limits.score)).flatten()
-            kept.append(here[nms(moved[here], scores[here], limits.nms)[: self.detections]])
-        keep = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.long, device=moved.device)
-        keep = keep[torch.argsort(scores[keep], descending=True, stable=True)][: self.detections]
-        return moved[keep], scores[keep], classes[keep]
+            kept.append(here[nms(boxes[here], scores[here], limits.nms)[: self.detections]])
+        keep = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.long, device=boxes.device)
+        return keep[torch.argsort(scores[keep], descending=True, stable=True)][: self.detections]
 
     def mask_head(self, pooled: Tensor) -> Tensor:
         """Logits (N, classes, 28, 28) of (N, C, 14, 14) features."""
@@ -266,7 +282,7 @@ def _window(pixels: Tensor | None, shape: tuple[int, int], device: torch.device)
     return torch.from_numpy(mboxes.normalised(pixels.cpu().numpy(), shape)).to(device)
 
 
-def _xyxy(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
+def as_pixels(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     """Normalised boxes as xyxy pixels of the batch, exact enough to come back the same."""
     height, width = shape
     scale = torch.tensor([height - 1, width - 1, height - 1, width - 1], dtype=torch.float64)

@@ -1,0 +1,183 @@
+"""Detection step by step: the same as detection, in the image's pixels, with the right story."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.inference.predict import lay_out, predict
+from napari_deepretina.inference.steps import drain
+from napari_deepretina.inspection.steps import STEPS, inspect_image
+from napari_deepretina.inspection.story import story_of, why_missed
+from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.network import build
+from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.postprocess import PostprocessSettings
+
+IMAGE, TRUTH = synthetic_nuclei((300, 400), 40, diameter=26, seed=1)
+
+
+@pytest.fixture(scope="module")
+def inspection(nuclei_model):
+    return inspect_image(nuclei_model, IMAGE)
+
+
+def matterport_model():
+    architecture = Architecture(
+        backbone="matterport_resnet50", body_widths=(8, *(8, 16) * 4), fpn_channels=16, rpn_channels=16,
+        box_units=16, mask_channels=8, short_side=128,
+    )  # fmt: skip
+    network = build(architecture, seed=0).eval()
+    network.proposals = 200
+    info = WeightsInfo(name="narrow", architecture=architecture)
+    return LoadedModel(network, info, None, "", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["nuclei", "matterport"])
+def test_the_steps_end_where_detection_does(nuclei_model, kind):
+    model = nuclei_model if kind == "nuclei" else matterport_model()
+    image = IMAGE if kind == "nuclei" else IMAGE[:90, :100]
+    steps = inspect_image(model, image)
+    raw = drain(predict(model, image)).raw
+    assert len(raw) == len(steps.raw) > 3
+    for field in ("boxes", "scores", "masks", "classes"):
+        assert np.array_equal(getattr(raw, field), getattr(steps.raw, field)), field
+    assert len(steps.traced.detections) == len(steps.raw)
+
+
+def test_steps_are_linked_and_lie_over_the_image(inspection, nuclei_model):
+    t, zoom = inspection.traced, inspection.plan.scaled[0] / inspection.plan.shape[0]
+    # detections are the final boxes, to the pixel
+    assert t.moved[t.detections] == pytest.approx(inspection.raw.boxes, abs=1e-3)
+    assert np.array_equal(t.scores[t.detections], inspection.raw.scores)
+    # anchors: 8 to 128 pixels where the network looks, level by level, first centre in the corner
+    areas = np.prod(t.anchors[:, 2:] - t.anchors[:, :2], axis=1) * zoom**2
+    for level, side in zip((2, 3, 4, 5, 6), (8, 16, 32, 64, 128), strict=True):
+        assert np.sqrt(areas[t.levels == level]) == pytest.approx(side, rel=0.1)
+    for step in STEPS[:6]:
+        columns = inspection.boxes(step, most=100)
+        assert {"box", "index", "score", "level"} <= set(columns)
+        assert len({len(v) for v in columns.values()}) == 1
+    # refined boxes were clipped to what the network saw
+    assert t.refined.min() > -1e-3
+    # every NMS survivor is one of the considered anchors, the surest first
+    objectness = t.objectness[t.considered[t.regions]]
+    assert (np.diff(objectness) <= 1e-6).all()
+
+
+def test_maps_lie_where_their_anchors_do(inspection):
+    t = inspection.traced
+    for name, level in (("P2", 2), ("P4", 4), ("P6", 6)):
+        maps, scale, translate = inspection.activation(name)
+        centres = (t.anchors[t.levels == level][::3, :2] + t.anchors[t.levels == level][::3, 2:]) / 2
+        rows, columns = maps.shape[1:]
+        x = centres[:, 0].reshape(rows, columns)
+        y = centres[:, 1].reshape(rows, columns)
+        # a pixel of the image has its centre half a pixel from its corner
+        assert y[1, 0] - 0.5 == pytest.approx(1 * scale[0] + translate[0], abs=0.6 * scale[0] / 4)
+        assert x[0, -1] - x[0, 0] == pytest.approx((columns - 1) * scale[1], rel=1e-2)
+
+
+def test_activations_are_the_networks(inspection, nuclei_model):
+    images = lay_out(normalise(IMAGE), inspection.plan)
+    with torch.inference_mode():
+        features, _ = nuclei_model.network._features(images)
+    for name, key in (("P2", "0"), ("P5", "3"), ("P6", "pool")):
+        assert np.array_equal(inspection.traced.maps[name], features[key][0].numpy())
+    assert inspection.traced.maps["C5"].shape[0] == 512
+
+
+def test_pictures_of_masks(inspection):
+    soft = inspection.soft_masks()
+    assert soft.shape == IMAGE.shape
+    assert soft[inspection.labels > 0].mean() > 0.8
+    pasted = inspection.pasted()
+    assert (pasted > 0)[inspection.labels > 0].mean() > 0.99
+
+
+def test_the_story_of_a_nucleus(inspection):
+    for label in (1, len(inspection.instances)):
+        story = story_of(inspection, label)
+        n = story.numbers
+        t = inspection.traced
+        assert t.considered[t.regions[n["region"]]] == n["anchor"]
+        assert n["score"] == inspection.instances.scores[label - 1]
+        assert n["area"] == (inspection.labels == label).sum()
+        rows, columns = np.nonzero(inspection.labels == label)
+        x0, y0, x1, y1 = story.boxes["final"]
+        inside = (columns >= x0 - 1) & (columns <= x1 + 1) & (rows >= y0 - 1) & (rows <= y1 + 1)
+        assert inside.all()
+        assert f"Nucleus {label}" in story.sentence
+        assert story.mask.shape == (28, 28)
+
+
+def a_pixel(labels, label):
+    rows, columns = np.nonzero(labels == label)
+    middle = len(rows) // 2
+    return int(rows[middle]), int(columns[middle])
+
+
+def test_what_is_there_is_not_missed(inspection):
+    assert why_missed(inspection, *a_pixel(inspection.labels, 3)).step == "found"
+
+
+def test_missed_for_want_of_an_anchor(nuclei_model):
+    """A disc of 900 pixels, far beyond the largest anchor."""
+    rows, columns = np.ogrid[:1024, :1024]
+    truth = (((rows - 512) ** 2 + (columns - 512) ** 2) < 450**2).astype(np.int32)
+    rng = np.random.default_rng(0)
+    image = (truth * 120 + rng.integers(0, 30, truth.shape)).astype(np.uint8)
+    steps = inspect_image(nuclei_model, image, PostprocessSettings(score=0.9))
+    steps.labels[:] = 0  # whatever it took the disc for
+    missed = why_missed(steps, 512, 512, truth)
+    assert missed.step == "no anchor"
+    assert "900 × 900" in missed.sentence or "899 × 899" in missed.sentence
+    assert "diameter" in missed.sentence
+
+
+def test_missed_for_a_surer_neighbour(nuclei_model):
+    """With no overlap allowed, the less sure of two boxes that overlap goes."""
+    settings = PostprocessSettings(score=0.5, nms=0.0)
+    strict = inspect_image(nuclei_model, IMAGE, settings)
+    loose = inspect_image(nuclei_model, IMAGE, settings.model_copy(update={"nms": 0.5}))
+    lost = [
+        i + 1 for i, s in enumerate(loose.instances.sources.tolist())
+        if s not in set(strict.instances.sources.tolist())
+    ]  # fmt: skip
+    assert lost
+    seen = 0
+    for label in lost:
+        y, x = a_pixel(loose.labels, label)
+        if strict.labels[y, x]:
+            continue
+        missed = why_missed(strict, y, x, loose.labels)
+        assert missed.step == "nms"
+        assert "with nucleus" in missed.sentence
+        seen += 1
+    assert seen
+
+
+def test_missed_for_its_score(nuclei_model):
+    sure = inspect_image(nuclei_model, IMAGE, PostprocessSettings(score=0.999))
+    all_of_them = inspect_image(nuclei_model, IMAGE, PostprocessSettings(score=0.5))
+    lost = [
+        k for k in range(1, len(all_of_them.instances) + 1)
+        if all_of_them.instances.scores[k - 1] < 0.99 and not sure.labels[a_pixel(all_of_them.labels, k)]
+    ]  # fmt: skip
+    assert lost
+    for label in lost[:5]:
+        missed = why_missed(sure, *a_pixel(all_of_them.labels, label), all_of_them.labels)
+        assert missed.step == "head score"
+        assert "threshold is 0.999" in missed.sentence
+        # without a truth to go by, the same is found
+        assert why_missed(sure, *a_pixel(all_of_them.labels, label)).step == "head score"
+
+
+def test_missed_where_nothing_is(nuclei_model):
+    dark = np.zeros((128, 128), np.uint8)
+    dark[5, 5] = 1
+    truth = np.zeros((128, 128), np.int32)
+    truth[60:80, 60:80] = 1
+    steps = inspect_image(nuclei_model, dark, limits=Limits(objectness=0.9))
+    assert why_missed(steps, 70, 70, truth).step == "rpn score"

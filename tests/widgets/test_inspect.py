@@ -1,0 +1,173 @@
+"""Inspect driven as a person does it."""
+
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QPushButton
+
+from napari_deepretina._widgets.step_layers import PREFIX, corners_of
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.inspection import STEPS
+
+IMAGE, TRUTH = synthetic_nuclei((200, 260), 22, diameter=26, seed=6)
+
+
+class Inspector:
+    """The Inspect widget with a person's hands."""
+
+    def __init__(self, viewer, qtbot):
+        self.viewer, self.qtbot = viewer, qtbot
+        _, self.widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Inspect")
+
+    def press(self, name):
+        self.qtbot.mouseClick(self.widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
+
+    def wait(self, condition, seconds=60):
+        self.qtbot.waitUntil(lambda: bool(condition()), timeout=seconds * 1000)
+
+    def told(self):
+        return self.widget.box.status.text()
+
+    def ran(self, **placed):
+        self.viewer.add_image(IMAGE, name="field", **placed)
+        self.press("run")
+        self.wait(lambda: self.widget.steps is not None and self.widget.box.worker is None)
+        return self.widget
+
+
+@pytest.fixture
+def inspector(viewer, qtbot):
+    return Inspector(viewer, qtbot)
+
+
+def test_the_slider_walks_the_steps_over_the_image(inspector):
+    widget = inspector.ran(scale=(0.5, 0.5), translate=(10, 20))
+    inspection = widget.steps.inspection
+    for number, step in enumerate(STEPS):
+        begun = time.perf_counter()
+        widget.slider.setValue(number)
+        layer = widget.steps.layers[step]
+        print(step, round(time.perf_counter() - begun, 3))
+        assert [x.name for x in inspector.viewer.layers if x.visible and x.name.startswith(PREFIX)] == [
+            PREFIX + step
+        ]
+        assert np.allclose(layer.scale, 0.5)
+        assert f"{number + 1} of {len(STEPS)}" in widget.step_name.text()
+        if number < 6:
+            columns = inspection.boxes(step, 250)
+            assert np.allclose(np.array(layer.data), corners_of(columns["box"]))
+            assert {"score", "level", "index"} <= set(layer.features)
+    assert np.array_equal(widget.steps.layers["result"].data, inspection.labels)
+    # a second run replaces the layers of the first, and nothing else
+    before = len(inspector.viewer.layers)
+    first = widget.steps
+    inspector.press("run")
+    inspector.wait(lambda: widget.steps is not first and widget.box.worker is None)
+    assert len(inspector.viewer.layers) == before - len(STEPS) + 1
+
+
+def test_a_click_tells_a_story(inspector):
+    widget = inspector.ran()
+    labels = widget.steps.inspection.labels
+    ys, xs = np.nonzero(labels == 3)
+
+    class Click:
+        position = (float(ys[len(ys) // 2]), float(xs[len(xs) // 2]))
+
+    widget._on_click(inspector.viewer, Click)
+    assert widget.story.text().startswith("Nucleus 3: anchor")
+    assert widget.story_picture.pixmap.width() > 100
+    QTest.mouseClick(widget.story_picture.widget(), Qt.MouseButton.LeftButton)
+    assert widget.story_picture.window_of_its_own is not None
+    widget.story_picture.window_of_its_own.close()
+    ys, xs = np.nonzero(labels == 0)
+    Click.position = (float(ys[0]), float(xs[0]))
+    widget._on_click(inspector.viewer, Click)
+    assert widget.story.text().startswith("Lost at: ")
+    widget.tabs.setCurrentIndex(2)
+    widget.story.setText("")
+    widget._on_click(inspector.viewer, Click)
+    assert widget.story.text() == ""
+
+
+def test_maps_lie_over_the_image(inspector):
+    inspector.press("show_map")
+    assert "Run first" in inspector.told()
+    widget = inspector.ran(scale=(2, 2), translate=(5, 7))
+    widget.map.value = "P4"
+    inspector.press("show_map")
+    layer = inspector.viewer.layers[f"{PREFIX}P4"]
+    maps, scale, translate = widget.steps.inspection.activation("P4")
+    assert layer.data is maps
+    assert np.allclose(layer.scale[1:], np.multiply(2, scale))
+    assert np.allclose(layer.translate[1:], np.array([5, 7]) + np.multiply(2, translate))
+
+
+def test_weights_are_told(inspector):
+    inspector.press("look_at_weights")
+    inspector.wait(lambda: "dead filters" in inspector.told())
+    widget = inspector.widget
+    assert widget.weights_picture.pixmap.height() > 100
+    assert widget.weights_table.row_at(0)["layer"] == "backbone.body.conv1.weight"
+    widget.other.value = "nuclei"
+    inspector.press("look_at_weights")
+    inspector.wait(lambda: "change" in widget.weights_table.row_at(0))
+    assert widget.weights_table.row_at(0)["change"] == 0
+
+
+def test_data_are_told_and_jumped_to(inspector, tmp_path):
+    inspector.press("look_at_data")
+    assert "Give a folder" in inspector.told()
+    for k in range(3):
+        image, labels = synthetic_nuclei((90, 90), 6, diameter=18, seed=k)
+        if k == 2:
+            labels[0, 0:2] = 50
+        for kind, array in (("images", image), ("labels", labels)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / kind / f"{k}.tif", array)
+    (tmp_path / "images" / "0.tif").unlink()
+    inspector.widget.path.value = str(tmp_path)
+    inspector.press("look_at_data")
+    inspector.wait(lambda: "things to look at" in inspector.told())
+    widget = inspector.widget
+    assert widget.crops_picture.pixmap.width() > 100
+    rows = [widget.oddities.row_at(k) for k in range(2)]
+    kinds = {row["kind"]: row for row in rows}
+    assert set(kinds) == {"tiny nucleus", "labels without image"}
+    widget.oddities.picked.emit(kinds["tiny nucleus"])
+    assert [x.name for x in inspector.viewer.layers] == ["2", "2 labels"]
+    widget.oddities.picked.emit(kinds["labels without image"])
+    assert "nothing to show" in inspector.told()
+
+
+def test_errors_are_drawn_and_jumped_to(inspector):
+    widget = inspector.widget
+    inspector.press("look_at_errors")
+    assert "Choose an image" in inspector.told()
+    inspector.viewer.add_image(IMAGE, name="field")
+    inspector.viewer.add_labels(TRUTH, name="truth")
+    found = TRUTH.copy()
+    found[found == 4] = 0
+    inspector.viewer.add_labels(found, name="prediction")
+    widget.truth.value, widget.predicted.value = "truth", "prediction"
+    inspector.press("look_at_errors")
+    inspector.wait(lambda: "1 miss" in inspector.told())
+    layer = inspector.viewer.layers[f"{PREFIX}errors"]
+    assert set(np.unique(layer.data)) == {0, 1, 2}
+    assert ((layer.data == 2) == (TRUTH == 4)).all()
+    worst = widget.worst.row_at(0)
+    assert (worst["true"], worst["IoU"]) == (4, 0)
+    widget.worst.picked.emit(worst)
+    # again: the layer is replaced, not doubled
+    inspector.press("look_at_errors")
+    inspector.wait(lambda: widget.box.worker is None)
+    assert [x.name for x in inspector.viewer.layers].count(f"{PREFIX}errors") == 1
+
+
+def test_without_an_image_it_is_told(inspector):
+    inspector.press("run")
+    assert "no image layer" in inspector.told()
