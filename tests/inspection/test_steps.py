@@ -8,7 +8,8 @@ from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.inference.predict import lay_out, predict
 from napari_deepretina.inference.steps import drain
-from napari_deepretina.inspection.steps import STEPS, inspect_image
+from napari_deepretina.inspection import STEPS
+from napari_deepretina.inspection.steps import inspect_image
 from napari_deepretina.inspection.story import story_of, why_missed
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.network import build
@@ -181,3 +182,22 @@ def test_missed_where_nothing_is(nuclei_model):
     truth[60:80, 60:80] = 1
     steps = inspect_image(nuclei_model, dark, limits=Limits(objectness=0.9))
     assert why_missed(steps, 70, 70, truth).step == "rpn score"
+
+
+@pytest.mark.data
+def test_a_real_image_step_by_step(nuclei_model, stage1):
+    from napari_deepretina.data.open import open_dataset
+    from napari_deepretina.data.sample import Subset
+
+    dataset, split = open_dataset(stage1 / "stage1_train.zip")
+    sample = Subset(dataset, split.val)[0]
+    steps = inspect_image(nuclei_model, sample.image)
+    raw = drain(predict(nuclei_model, sample.image)).raw
+    assert np.array_equal(raw.boxes, steps.raw.boxes)
+    assert len(steps.instances) > 5
+    # what is missed is told to be lost somewhere, what is found is not
+    for label in range(1, int(sample.labels.max()) + 1):
+        y, x = a_pixel(sample.labels, label)
+        told = why_missed(steps, y, x, sample.labels)
+        assert (told.step == "found") == bool(steps.labels[y, x])
+        assert told.sentence
