@@ -280,3 +280,29 @@ def test_the_form_follows_the_viewer(panel, field):
     assert "renamed" in panel.widget.image.choices
     panel.viewer.layers.remove(image)
     assert panel.widget.image.choices == ("two",)
+
+
+def test_a_large_image_fills_tile_by_tile(viewer, qtbot, monkeypatch):
+    """Labels appear while the run goes on, from an array of dask; Cancel keeps what is there."""
+    import dask.array
+
+    from napari_deepretina._widgets import jobs
+
+    monkeypatch.setattr(jobs, "PREVIEW_SECONDS", 0.0)
+    piece, _ = synthetic_nuclei((512, 512), 90, diameter=26, seed=1)
+    image = dask.array.from_array(np.tile(piece, (4, 4)), chunks=512)
+    viewer.add_image(image, name="slide", contrast_limits=(0, 255))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    widget.use_defaults({"tile": 256})
+    widget.run()
+    qtbot.waitUntil(lambda: "slide nuclei" in viewer.layers, timeout=60_000)
+    layer = viewer.layers["slide nuclei"]
+    assert widget.box.worker is not None  # still at work
+    first = len(np.unique(layer.data))
+    qtbot.waitUntil(lambda: len(np.unique(layer.data)) > first, timeout=60_000)
+    widget.cancel()
+    qtbot.waitUntil(lambda: widget.box.worker is None, timeout=60_000)
+    assert [x.name for x in viewer.layers] == ["slide", "slide nuclei"]
+    kept = len(np.unique(viewer.layers["slide nuclei"].data)) - 1
+    assert kept >= first
+    assert "cancelled at tile" in widget.box.status.text()

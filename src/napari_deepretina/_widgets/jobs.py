@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.steps import Progress
 
 log = logging.getLogger(__name__)
+PREVIEW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,4 +73,20 @@ def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
-    return (yield from segment_steps(image, model, settings, tunable=True))
+    return (yield from _with_previews(segment_steps(image, model, settings, tunable=True)))
+
+
+def _with_previews(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
+    """The same steps; now and then one brings what is there so far, made here and not in the GUI's thread."""
+    due = time.monotonic() + PREVIEW_SECONDS
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        begun = time.monotonic()
+        if step.grows and step.partial is not None and begun >= due:
+            step = replace(step, preview=step.partial())
+            took = time.monotonic() - begun
+            due = begun + took + max(PREVIEW_SECONDS, 4 * took)
+        yield step

@@ -36,6 +36,7 @@ class RunBox(QWidget):
         self._partial: Any = None
         self._done: Callable[[Any], None] | None = None
         self._cancelled: Callable[[Any], None] | None = None
+        self._preview: Callable[[Any], None] | None = None
         self.button = QPushButton(text)
         self.button.setObjectName(name)
         self.button.clicked.connect(self._on_clicked)
@@ -57,6 +58,7 @@ class RunBox(QWidget):
         *args: Any,
         done: Callable[[Any], None],
         cancelled: Callable[[Any], None] | None = None,
+        preview: Callable[[Any], None] | None = None,
     ) -> None:
         """Run a job of steps (`Progress`).
 
@@ -65,7 +67,9 @@ class RunBox(QWidget):
         title : shown in napari's activity dock.
         done : gets the job's result, on the GUI thread; failures are told here.
         cancelled : gets the last partial result, None if there is none.
+        preview : gets what the job shows of its result while it goes.
         """
+        self._preview = preview
         self._done, self._cancelled, self._partial = done, cancelled, None
         self._activity = progress(total=100, desc=title)
         self.worker = create_worker(guarded, job, *args, _start_thread=False)
@@ -107,6 +111,8 @@ class RunBox(QWidget):
             return
         if step.partial is not None:
             self._partial = step.partial
+        if step.preview is not None and self._preview is not None:
+            self._preview(step.preview)
         percent = int(step.done * 100)
         self.bar.setValue(percent)
         if self.button.isEnabled():

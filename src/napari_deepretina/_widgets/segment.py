@@ -215,6 +215,7 @@ class SegmentWidget(QWidget):
             self._models,
             done=partial(self._on_result, run),
             cancelled=lambda unfinished: self._on_result(run, unfinished()),
+            preview=partial(self._on_preview, run),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -236,6 +237,11 @@ class SegmentWidget(QWidget):
     def cancel(self) -> None:
         """Stop after the step that is under way; what whole views found is kept."""
         self.box.cancel()
+
+    def _on_preview(self, run: _Run, so_far: Any) -> None:
+        """What the tiles found so far; the same layer takes what comes after."""
+        if run.target is None or not is_edited(run.target):
+            run.target = self._show(so_far, run)
 
     def _on_result(self, run: _Run, result: Any) -> None:
         layer = self._show(result, run)

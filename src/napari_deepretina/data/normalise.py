@@ -14,16 +14,18 @@ LOW, HIGH = 1.0, 99.8
 _SAMPLED = 4_000_000
 
 
-def intensity_range(image: NDArray[Any]) -> tuple[float, float]:
+def intensity_range(image: Any) -> tuple[float, float]:
     """The values that become 0 and 1: percentiles over all finite pixels and channels together.
 
-    Very large images are read on a regular grid of about four million values.
+    Very large images, which need not be arrays of numpy, are read on a regular grid of about four million
+    values.
 
     Returns
     -------
     low, high : float; (0, 0) if no pixel is finite.
     """
-    step = max(1, int(np.sqrt(image.size / _SAMPLED)))
+    size = int(np.prod(image.shape))
+    step = max(1, int(np.sqrt(size / _SAMPLED)))
     values = np.asarray(image[::step, ::step]).ravel()
     if np.issubdtype(values.dtype, np.floating):
         values = values[np.isfinite(values)]
@@ -55,12 +57,12 @@ def normalise(image: NDArray[Any], limits: tuple[float, float] | None = None) ->
     return scaled if scaled.shape[2] == 3 else np.repeat(scaled, 3, axis=2)
 
 
-def eight_bit(image: NDArray[Any]) -> NDArray[np.uint8]:
+def eight_bit(image: NDArray[Any], limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB: 8-bit images as they are, others with `normalise`'s range at 0…255."""
     if image.dtype == np.uint8:
         rgb = as_rgb(image)
         return rgb if rgb.shape[2] == 3 else np.repeat(rgb, 3, axis=2)
-    return np.round(normalise(image).clip(0, 1) * 255).astype(np.uint8)
+    return np.round(normalise(image, limits).clip(0, 1) * 255).astype(np.uint8)
 
 
 def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
@@ -71,14 +73,20 @@ def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
     UserError
         If the image is empty, complex, or has axes or channels that do not fit.
     """
+    check_image(image)
+    if image.ndim == 2:
+        return image[..., None]
+    return image[..., :3] if image.shape[2] == 4 else image
+
+
+def check_image(image: Any) -> tuple[int, int]:
+    """(height, width) of anything with shape and dtype that can be segmented; see `as_rgb` for errors."""
     if image.dtype.kind not in "biuf":
         raise UserError(f"images of dtype {image.dtype} cannot be segmented; use a real number type")
     if image.ndim not in (2, 3):
         raise UserError(f"an image has (y, x) or (y, x, channel) axes, this one shape {image.shape}")
     if 0 in image.shape:
         raise UserError(f"the image is empty: its shape is {image.shape}")
-    if image.ndim == 2:
-        return image[..., None]
-    if image.shape[2] not in (1, 3, 4):
+    if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
         raise UserError(f"the image has {image.shape[2]} channels; choose one of them")
-    return image[..., :3] if image.shape[2] == 4 else image
+    return int(image.shape[0]), int(image.shape[1])

@@ -58,6 +58,7 @@ def make_plan(
     trained_diameter: float,
     diameter: float | None = None,
     size: tuple[int, int] | None = None,
+    scale: float | None = None,
 ) -> Plan:
     """Plan one image.
 
@@ -67,6 +68,7 @@ def make_plan(
     architecture : its `short_side` is what a short side is scaled up to at least.
     trained_diameter : median nucleus diameter at the network's scale in training, pixels.
     diameter : expected nucleus diameter in pixels of this image; given, it alone decides the scale.
+    scale : zoom from image to network pixels, if it is decided already, as for a part of an image.
     size : (height, width) that a view gives the image first; by default its own.
 
     Raises
@@ -77,7 +79,9 @@ def make_plan(
     if min(shape) < 1:
         raise UserError(f"the image is empty: height × width is {shape[0]}×{shape[1]}")
     size = size or shape
-    if diameter is None:
+    if scale is not None:
+        pass
+    elif diameter is None:
         scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(size)))
         if architecture.is_matterport:
             scale = _matterport_scale(size, architecture)

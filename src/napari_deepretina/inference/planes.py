@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from napari_deepretina.errors import UserError
 
 MOST_CHANNELS = 8
+LAZY_FROM = 4_000_000
+"""Planes of more pixels are not read before they are needed, part by part."""
 _COLOURS = ("red", "green", "blue")
 
 
@@ -21,7 +23,7 @@ class Plane:
 
     Attributes
     ----------
-    image : (H, W), or (H, W, 3 or 4) for RGB(A).
+    image : (H, W), or (H, W, 3 or 4) for RGB(A); large ones may be arrays of dask.
     axes : the array's axes that became (y, x).
     index : position on each axis of the array; None on the (y, x) axes and on RGB channels.
     """
@@ -86,5 +88,18 @@ def take_plane(data: Any, *, rgb: bool, step: Sequence[int], channel: int | None
         index[axis] = channel
     elif last and not rgb:
         index[-1] = 0
-    taken = data[tuple(slice(None) if i is None else i for i in index)]
-    return Plane(np.asarray(taken), (y, x), tuple(index))
+    large = shape[y] * shape[x] > LAZY_FROM
+    taken = (_lazy(data) if large else data)[tuple(slice(None) if i is None else i for i in index)]
+    return Plane(taken if large else np.asarray(taken), (y, x), tuple(index))
+
+
+def _lazy(data: Any) -> Any:
+    """The same array, cut only where it is read: numpy and dask are so, others go by dask."""
+    if isinstance(data, np.ndarray) or hasattr(data, "dask"):
+        return data
+    try:
+        import dask.array
+    except ImportError:
+        return data
+    wrapped: Any = dask.array.from_array(data)
+    return wrapped

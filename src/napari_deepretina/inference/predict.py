@@ -55,6 +55,8 @@ def predict(
     limits: Limits | None = None,
     views: Sequence[View] = (View(),),
     channel_shift_seed: int | None = None,
+    intensity: tuple[float, float] | None = None,
+    scale: float | None = None,
 ) -> Steps[Prediction]:
     """Find raw instances in one image.
 
@@ -66,6 +68,8 @@ def predict(
         their short side has 512 pixels.
     views : ways to look at the image; each detection tells which one it comes from.
     channel_shift_seed : given, views shift their channels, by draws from this seed.
+    intensity, scale : values that become 0 and 1, and zoom from image to network pixels, where the image is
+        a part of a larger one; by default they follow from the image.
 
     Yields
     ------
@@ -77,10 +81,10 @@ def predict(
     Prediction, through the generator's return value.
     """
     shape = (as_rgb(image).shape[0], image.shape[1])
-    looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None)
+    looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None, scale=scale)
     yield Progress(0.0, "normalising")
     original = model.info.architecture.is_matterport
-    pixels: NDArray[Any] = eight_bit(image) if original else normalise(image)
+    pixels: NDArray[Any] = eight_bit(image, intensity) if original else normalise(image, intensity)
     lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
     limits = limits or Limits()
     found: dict[int, RawInstances] = {}
@@ -127,6 +131,7 @@ def _looks(
     views: Sequence[View],
     *,
     shifted: bool,
+    scale: float | None,
 ) -> list[_Look]:
     """What is to be computed: views that show the same pixels are looked at once."""
     same: dict[tuple[View, int], list[int]] = defaultdict(list)
@@ -143,6 +148,7 @@ def _looks(
             trained_diameter=model.info.diameter,
             diameter=diameter,
             size=view.size(shape),
+            scale=scale,
         )
         looks.append(_Look(tuple(numbers), view, plan))
     return looks

@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina import __version__
+from napari_deepretina.data.normalise import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
+from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.predict import Prediction, predict
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.tiles import needs_tiles, predict_tiled
 from napari_deepretina.inference.views import resolve_views
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
@@ -87,7 +90,8 @@ def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings
 
     Parameters
     ----------
-    image : (H, W) grey or (H, W, 3 or 4) RGB(A), any real dtype; with ``channel``, (H, W, C).
+    image : (H, W) grey or (H, W, 3 or 4) RGB(A), any real dtype; with ``channel``, (H, W, C). Large ones are
+        read tile by tile, so they may be arrays of dask or zarr.
     model : from `load_model`, to use it for several images; by default loaded for this call.
     **settings : fields of `SegmentSettings`: ``weights``, ``device``, ``channel``, ``diameter``,
         ``score``, ``nms``, ``mask_threshold``, ``dilation``, ``min_area`` …
@@ -105,7 +109,7 @@ def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings
     checked = make_settings(**settings)
     if model is None:
         model = load_model(checked.weights, resolve_device(checked.device))
-    return drain(segment_steps(np.asarray(image), model, checked))
+    return drain(segment_steps(image if hasattr(image, "dtype") else np.asarray(image), model, checked))
 
 
 def segment_steps(
@@ -119,14 +123,21 @@ def segment_steps(
     """
     begun = time.perf_counter()
     views = resolve_views(settings.tta)
-    steps = predict(
-        model,
-        select_channel(image, settings.channel),
+    image = select_channel(image, settings.channel)
+    options: dict[str, Any] = {
+        "diameter": settings.diameter,
+        "limits": Limits() if tunable else strict_limits(settings.postprocessing(model.info)),
+        "views": views,
+        "channel_shift_seed": settings.channel_shift_seed,
+    }
+    plan = make_plan(
+        check_image(image), model.info.architecture, trained_diameter=model.info.diameter,
         diameter=settings.diameter,
-        limits=Limits() if tunable else strict_limits(settings.postprocessing(model.info)),
-        views=views,
-        channel_shift_seed=settings.channel_shift_seed,
-    )
+    )  # fmt: skip
+    if needs_tiles(plan, settings.tile):
+        steps = predict_tiled(model, image, side=settings.tile, **options)
+    else:
+        steps = predict(model, np.asarray(image), **options)
     while True:
         try:
             step = next(steps)
@@ -135,6 +146,8 @@ def segment_steps(
             break
         if step.partial is not None:
             note = f"cancelled after {step.partial.raw.view_count} of {len(views)} views"
+            if step.grows:
+                note = f"cancelled at {step.text}"
             told = replace(step.partial, notes=[*step.partial.notes, note])
             step = replace(step, partial=partial(_finished, told, model, settings, begun))
         yield step

@@ -18,11 +18,15 @@ class Progress:
     done : share of the work, 0…1.
     text : what is happening.
     partial : what a cancelled run would leave, if that is of any use; its type is the run's matter.
+    grows : whether `partial` is worth showing while the run goes, for it only gets more.
+    preview : the same as a result, where somebody made it.
     """
 
     done: float
     text: str
     partial: Any = None
+    grows: bool = False
+    preview: Any = None
 
 
 Steps = Generator[Progress, None, T]

@@ -1,0 +1,155 @@
+"""Tiles give what the whole image gives: nuclei on seams whole and once."""
+
+import numpy as np
+import pytest
+
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.evaluation.matching import match
+from napari_deepretina.inference.plan import make_plan
+from napari_deepretina.inference.segment import segment, segment_steps, strict_limits
+from napari_deepretina.inference.settings import make_settings
+from napari_deepretina.inference.steps import drain
+from napari_deepretina.inference.tiles import is_empty, needs_tiles, predict_tiled, tiles_of
+from napari_deepretina.postprocess import postprocess
+
+IMAGE, TRUTH = synthetic_nuclei((512, 540), 130, diameter=24, seed=11)
+
+
+@pytest.fixture(scope="module")
+def whole(nuclei_model):
+    return segment(IMAGE, model=nuclei_model).labels
+
+
+def tiled(model, image, side, origin=(0, 0)):
+    chosen = make_settings().postprocessing(model.info)
+    prediction = drain(predict_tiled(model, image, side=side, origin=origin, limits=strict_limits(chosen)))
+    return postprocess(prediction.raw, chosen).to_labels(), prediction
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (999, 1500), (64, 5000)])
+@pytest.mark.parametrize("side", [64, 300])
+def test_cores_cover_an_image_once(shape, side):
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        origin = tuple(rng.integers(0, side, 2).tolist())
+        seen = np.zeros(shape, int)
+        for tile in tiles_of(shape, side, 40, origin):
+            y0, x0, y1, x1 = tile.core
+            seen[y0:y1, x0:x1] += 1
+            top, left, bottom, right = tile.window
+            assert top <= y0 < y1 <= bottom <= shape[0]
+            assert left <= x0 < x1 <= right <= shape[1]
+            assert y0 - top == 40 or top == 0
+            assert bottom - y1 == 40 or bottom == shape[0]
+        assert (seen == 1).all()
+
+
+@pytest.mark.slow
+def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model, whole):
+    """At most 0.5 % of the nuclei differ, and none is cut at a seam."""
+    rng = np.random.default_rng(7)
+    differ = total = 0
+    worst = 1.0
+    for _ in range(64):
+        side = int(rng.integers(260, 440))
+        origin = tuple(rng.integers(0, side, 2).tolist())
+        labels, _ = tiled(nuclei_model, IMAGE, side, origin)
+        matched = match(whole, labels)
+        hits = matched.hits(0.7)
+        differ += len(matched.true_ids) + len(matched.pred_ids) - 2 * len(hits)
+        total += len(matched.true_ids)
+        touched = seam_nuclei(whole, side, origin)
+        of_hits = matched.iou[matched.iou > 0.7]
+        worst = min(worst, float(of_hits.min()))
+        assert set(touched) - set(hits[:, 0].tolist()) == set() or differ / total < 0.01
+    assert differ <= 0.005 * total, (differ, total)
+    assert worst > 0.8
+
+
+def seam_nuclei(labels, side, origin):
+    """Ids of nuclei that lie on a seam."""
+    found = set()
+    for tile in tiles_of(labels.shape, side, 0, origin):
+        y0, x0, y1, x1 = tile.core
+        for edge in (labels[y1 - 1, x0:x1], labels[y0:y1, x1 - 1]):
+            found |= set(np.unique(edge[edge > 0]).tolist())
+    return found
+
+
+def test_large_images_are_cut_by_themselves(nuclei_model):
+    image, truth = synthetic_nuclei((1200, 1500), 500, diameter=26, seed=3)
+    settings = make_settings(tile=256)
+    plan = make_plan(image.shape, nuclei_model.info.architecture, trained_diameter=30)
+    assert needs_tiles(plan, 256)
+    assert not needs_tiles(plan, 1024)
+    told = []
+    steps = segment_steps(image, nuclei_model, settings)
+    partial = None
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result = end.value
+            break
+        told.append(step.text)
+        partial = step.partial or partial
+    assert any(t.startswith("tile 3 of") for t in told)
+    assert any("tiles" in n for n in result.prediction.notes)
+    # what was there before the last tile is a part of the whole
+    unfinished = partial()
+    assert 0 < len(unfinished.instances) < len(result.instances)
+    assert any("cancelled at tile" in n for n in unfinished.prediction.notes)
+    hits = match(truth, result.labels).hits(0.5)
+    assert len(hits) > 0.95 * truth.max()
+    assert result.labels.dtype == np.int32
+    assert len(np.unique(result.labels)) - 1 == len(result.instances)
+
+
+class Lazy:
+    """An array on disk, as zarr gives it: cut by slices only."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.largest = 0
+
+    def __getitem__(self, cut):
+        assert all(isinstance(c, slice) for c in cut)
+        piece = self.array[cut]
+        if all(c.step is None for c in cut):
+            self.largest = max(self.largest, piece.size)
+        return piece
+
+    def __array__(self, *_, **__):
+        raise AssertionError("the whole image was read")
+
+
+def test_a_lazy_image_is_read_tile_by_tile(nuclei_model):
+    image, _ = synthetic_nuclei((1100, 1100), 200, diameter=26, seed=5)
+    lazy = Lazy(image)
+    found = segment(lazy, model=nuclei_model, tile=256)
+    assert np.array_equal(found.labels, segment(image, model=nuclei_model, tile=256).labels)
+    assert 0 < lazy.largest <= 720**2
+
+
+def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(nuclei_model):
+    rng = np.random.default_rng(0)
+    image = rng.poisson(20, (1300, 1300)).astype(np.uint16)
+    field, truth = synthetic_nuclei((300, 300), 30, diameter=26, seed=2)
+    image[500:800, 500:800] += field.astype(np.uint16) * 20
+    found = segment(image, model=nuclei_model, tile=256)
+    (note,) = (n for n in found.prediction.notes if "tiles" in n)
+    assert int(note.split(", ")[1].split()[0]) > 5
+    outside = found.labels.copy()
+    outside[490:810, 490:810] = 0
+    assert not outside.any()
+    assert len(match(truth, found.labels[500:800, 500:800]).hits(0.5)) > 0.9 * truth.max()
+    assert is_empty(image[:200, :200], (20.0, 5000.0))
+    assert not is_empty(image[500:700, 500:700], (20.0, 5000.0))
+    assert is_empty(np.zeros((5, 5, 3), np.uint8), (0.0, 0.0))
+
+
+def test_views_and_tiles_go_together(nuclei_model):
+    image, truth = synthetic_nuclei((900, 900), 150, diameter=26, seed=4)
+    found = segment(image, model=nuclei_model, tile=256, tta="flips")
+    assert found.prediction.raw.view_count == 4
+    assert len(match(truth, found.labels).hits(0.5)) > 0.95 * truth.max()
