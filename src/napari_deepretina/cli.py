@@ -55,7 +55,7 @@ def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image files, folders, globs, .zip archives or Kaggle folders",
+        help="image files, folders, globs, .zip archives, Kaggle folders or OME-Zarr",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where results go")
     parser.add_argument(

@@ -153,3 +153,44 @@ def test_views_and_tiles_go_together(nuclei_model):
     found = segment(image, model=nuclei_model, tile=256, tta="flips")
     assert found.prediction.raw.view_count == 4
     assert len(match(truth, found.labels).hits(0.5)) > 0.95 * truth.max()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
+    import json
+
+    import tifffile
+    import zarr
+
+    from napari_deepretina.cli import main
+
+    image, truth = synthetic_nuclei((900, 900), 150, diameter=26, seed=4)
+    folder = tmp_path / "slide.ome.zarr"
+    data = np.stack([image, image // 2])[None, :, None]
+    root = zarr.open_group(str(folder), mode="w", zarr_format=version)
+    root.create_array("0", shape=data.shape, chunks=(1, 1, 1, 256, 256), dtype=data.dtype)[:] = data
+    told = {"axes": [{"name": n} for n in "tczyx"], "datasets": [{"path": "0"}]}
+    root.attrs.update({"multiscales": [told]} if version == 2 else {"ome": {"multiscales": [told]}})
+    out = tmp_path / "out"
+    command = [
+        "segment",
+        str(folder),
+        "--out",
+        str(out),
+        "--channel",
+        "0",
+        "--tile",
+        "256",
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    labels = tifffile.imread(out / "slide.tif")
+    assert labels.shape == image.shape
+    assert len(match(truth, labels).hits(0.5)) > 0.95 * truth.max()
+    assert "tiles" in json.loads((out / "run.json").read_text())["notes"][0]
+    root.create_array("1", shape=(3, 9, 9), chunks=(1, 9, 9), dtype="u1")
+    told["axes"], told["datasets"] = [{"name": n} for n in "zyx"], [{"path": "1"}]
+    root.attrs.update({"multiscales": [told]} if version == 2 else {"ome": {"multiscales": [told]}})
+    assert main([*command, "--overwrite"]) == 2
+    assert "3 positions along z" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
 from napari_deepretina.export.features import write_features
@@ -125,7 +127,7 @@ def _write_one(source: Source, segmentation: Segmentation, out: Path, formats: S
     if "rois" in paths:
         write_rois(segmentation.instances, paths["rois"])
     if "overlay" in paths:
-        image = source.read()
+        image = np.asarray(source.read())
         channel = segmentation.settings.channel
         shown = image if channel is None or image.ndim == 2 else image[..., channel]
         write_image(overlay(shown, segmentation.labels), paths["overlay"])

@@ -1,4 +1,4 @@
-"""The images that a person names on the command line: files, folders, globs, archives."""
+"""The images that a person names on the command line: files, folders, globs, archives, OME-Zarr."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_deepretina.data.files import Folder, Tree, decode_image, is_image, open_tree, stem
+from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.split import find_split
@@ -26,16 +27,16 @@ class Source:
     ----------
     name : results are called by it.
     where : told in messages.
-    read : gives the image, or raises UserError.
+    read : gives the image, as an array of numpy or dask, or raises UserError.
     """
 
     name: str
     where: str
-    read: Callable[[], NDArray[Any]]
+    read: Callable[[], Any]
 
 
 def find_sources(inputs: Sequence[str], part: str | None = None) -> list[Source]:
-    """Images behind files, folders, globs, zips and Kaggle folders, in order.
+    """Images behind files, folders, globs, zips, Kaggle folders and OME-Zarr, in order.
 
     In a folder or zip of image/label pairs or of the Kaggle layout only the images count; in any
     other folder, every image file directly in it. Files given by name need not look like images:
@@ -65,7 +66,10 @@ def find_sources(inputs: Sequence[str], part: str | None = None) -> list[Source]
 
 def _sources(text: str, part: str | None) -> Iterator[Source]:
     path = Path(text).expanduser()
-    if path.is_dir() or path.suffix.lower() == ".zip":
+    if is_ome_zarr(path):
+        name = path.name.removesuffix(".zarr").removesuffix(".ome")
+        yield Source(name, str(path), partial(open_ome_zarr, path))
+    elif path.is_dir() or path.suffix.lower() == ".zip":
         tree = open_tree(path)
         found = list(_in_tree(path, tree))
         if not found:
