@@ -25,7 +25,7 @@ class SegmentSettings(PostprocessSettings):
     """Given, views shift their colour channels at random, as the original meant to; none leaves them."""
     channel: int | None = Field(default=None, ge=0)
     """Position on the last axis of the channel to look at; none uses grey or RGB(A) as it is."""
-    tile: int = Field(default=1024, ge=256, le=8192)
+    tile: int = Field(default=1280, ge=256, le=8192)
     """Side of the tiles that large images are cut into, in pixels of the network's input; memory grows with
     its square."""
     diameter: float | None = Field(default=None, gt=0)

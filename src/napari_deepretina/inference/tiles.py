@@ -18,11 +18,11 @@ from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel
 
-MARGIN = 192
+MARGIN = 128
 """Pixels of the network's input around a tile that are looked at as well: more than a nucleus is wide."""
 NEAR = 12
 """A nucleus whose centre lies so near beyond a tile's edge is kept from both sides, until thinning."""
-TILED_FROM = 2
+TILED_FROM = 1.5
 """Images of more than this many tiles' area are cut into tiles."""
 EMPTY = 0.06
 """Tiles whose normalised, smoothed values differ by less than this hold nothing."""
@@ -42,15 +42,16 @@ def tiles_of(shape: tuple[int, int], side: int, margin: int, origin: tuple[int, 
     Parameters
     ----------
     shape : (height, width).
-    side : of the tiles' cores, in pixels of the image.
+    side : of the tiles' cores at most, in pixels of the image; without an origin all get about the same.
     margin : pixels looked at around a core, where the image has them.
     origin : (y, x) that the grid is moved by, 0…side - 1.
     """
     cuts = []
     for extent, start in zip(shape, origin, strict=True):
-        inner = list(range(start % side or side, extent, side))
-        if inner and extent - inner[-1] < side // 4:  # no slivers at the end
-            inner.pop()
+        if start:
+            inner = list(range(start % side or side, extent, side))
+        else:
+            inner = np.linspace(0, extent, -(-extent // side) + 1).round().astype(int).tolist()[1:-1]
         cuts.append([0, *inner, extent])
     return [
         Tile(
