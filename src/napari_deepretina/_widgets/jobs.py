@@ -15,6 +15,8 @@ from napari_deepretina.inference.steps import Progress
 
 log = logging.getLogger(__name__)
 PREVIEW_SECONDS = 3.0
+"""Between two looks at what is there so far; for images of more than `SMALL` pixels, accordingly longer."""
+SMALL = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -88,5 +90,6 @@ def _with_previews(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any
         if step.grows and step.partial is not None and begun >= due:
             step = replace(step, preview=step.partial())
             took = time.monotonic() - begun
-            due = begun + took + max(PREVIEW_SECONDS, 4 * took)
+            pixels = step.preview.labels.size  # to show them takes its time as well
+            due = begun + took + max(PREVIEW_SECONDS, 4 * took, PREVIEW_SECONDS * pixels / SMALL)
         yield step

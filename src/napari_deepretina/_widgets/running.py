@@ -37,6 +37,9 @@ class RunBox(QWidget):
         self._done: Callable[[Any], None] | None = None
         self._cancelled: Callable[[Any], None] | None = None
         self._preview: Callable[[Any], None] | None = None
+        self._latest: Any = None
+        self._shown_next: Any = None
+        self._showing = False
         self.button = QPushButton(text)
         self.button.setObjectName(name)
         self.button.clicked.connect(self._on_clicked)
@@ -107,18 +110,33 @@ class RunBox(QWidget):
             self.asked.emit()
 
     def _on_progress(self, step: Any) -> None:
-        if self._activity is None:
-            return
+        """Show the latest step; napari lets Qt work while it draws, so more may come in the midst of it."""
         if step.partial is not None:
             self._partial = step.partial
-        if step.preview is not None and self._preview is not None:
-            self._preview(step.preview)
+        if step.preview is not None:
+            self._shown_next = step.preview
+        self._latest = step
+        if self._showing:
+            return
+        self._showing = True
+        try:
+            while self._latest is not None and self._activity is not None:
+                step, self._latest = self._latest, None
+                self._show_progress(step)
+        finally:
+            self._showing = False
+
+    def _show_progress(self, step: Any) -> None:
+        if self._shown_next is not None and self._preview is not None:
+            preview, self._shown_next = self._shown_next, None
+            self._preview(preview)
         percent = int(step.done * 100)
         self.bar.setValue(percent)
         if self.button.isEnabled():
             self.status.setText(step.text[:1].upper() + step.text[1:] + "…")
         # Last, because napari lets Qt work in here: the run may be over when this comes back.
-        self._activity.update(max(0, percent - self._activity.n))
+        if self._activity is not None:
+            self._activity.update(max(0, percent - self._activity.n))
 
     def _on_aborted(self) -> None:
         if self._cancelled is not None and self._partial is not None:
@@ -136,6 +154,7 @@ class RunBox(QWidget):
         if self._activity is not None:
             self._activity.close()
         self.worker, self._activity, self._partial = None, None, None
+        self._latest, self._shown_next = None, None
         self.button.setText(self._text)
         self.button.setEnabled(True)
         self.bar.setVisible(False)

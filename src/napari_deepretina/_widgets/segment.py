@@ -45,6 +45,7 @@ class _Run:
     index: tuple[int | None, ...]
     target: Labels | None
     replace_edited: bool
+    preview: Labels | None = None
 
 
 class SegmentWidget(QWidget):
@@ -239,11 +240,19 @@ class SegmentWidget(QWidget):
         self.box.cancel()
 
     def _on_preview(self, run: _Run, so_far: Any) -> None:
-        """What the tiles found so far; the same layer takes what comes after."""
-        if run.target is None or not is_edited(run.target):
-            run.target = self._show(so_far, run)
+        """What the tiles found so far, in a layer only to look at; it goes when the result is there."""
+        if run.preview is not None and run.preview in self._viewer.layers:
+            run.preview.data = so_far.labels
+        else:
+            run.preview = Labels(
+                so_far.labels, name=f"{run.image_name} so far", colormap=bright_colours(), **run.layer_kwargs
+            )
+            self._viewer.add_layer(run.preview)
+        run.preview.editable = False  # strokes in it would be lost; napari forgets this with new data
 
     def _on_result(self, run: _Run, result: Any) -> None:
+        if run.preview is not None and run.preview in self._viewer.layers:
+            self._viewer.layers.remove(run.preview)
         layer = self._show(result, run)
         seconds = sum(result.seconds.values())
         device = result.provenance()["device"]
