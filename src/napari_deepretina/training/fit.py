@@ -120,8 +120,7 @@ def fit(
         If the loss stops being finite, an image cannot be read, or the disk is full; the last
         checkpoint stays.
     """
-    rounds = {sampler: len(round_of(train, sampler)) for sampler in {s.sampler for s in recipe.stages}}
-    recipe = recipe.model_copy(update={"stages": tuple(s.resolved(rounds[s.sampler]) for s in recipe.stages)})
+    recipe = _resolved(recipe, train)
     fabric = Fabric(accelerator=accelerator, precision=_precision(recipe, accelerator), **_processes(devices))
     fabric.launch()
     state, info = _begin(fabric, recipe, train, out, start, data_name)
@@ -148,6 +147,12 @@ def fit(
         finally:
             control.close()
     return out / "weights.safetensors"
+
+
+def _resolved(recipe: Recipe, train: Dataset) -> Recipe:
+    """The recipe with the steps of all stages and of their epochs counted."""
+    rounds = {sampler: len(round_of(train, sampler)) for sampler in {s.sampler for s in recipe.stages}}
+    return recipe.model_copy(update={"stages": tuple(s.resolved(rounds[s.sampler]) for s in recipe.stages)})
 
 
 def _begin(
