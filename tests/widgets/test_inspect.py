@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QPushButton
 from napari_deepretina._widgets.step_layers import PREFIX, corners_of
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.inspection import STEPS
+from napari_deepretina.inspection.errors import compare_labels
 
 IMAGE, TRUTH = synthetic_nuclei((200, 260), 22, diameter=26, seed=6)
 
@@ -159,6 +160,9 @@ def test_errors_are_drawn_and_jumped_to(inspector):
     layer = inspector.viewer.layers[f"{PREFIX}errors"]
     assert set(np.unique(layer.data)) == {0, 1, 2}
     assert ((layer.data == 2) == (TRUTH == 4)).all()
+    told = widget.errors_table.text().splitlines()
+    assert [line.split()[0] for line in told] == ["IoU", "AP", "F1"]
+    assert told[1].split()[1:] == [f"{v:.2f}" for v in compare_labels(TRUTH, found).score.ap]
     worst = widget.worst.row_at(0)
     assert (worst["true"], worst["IoU"]) == (4, 0)
     widget.worst.picked.emit(worst)

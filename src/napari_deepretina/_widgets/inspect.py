@@ -29,6 +29,7 @@ from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.step_layers import PREFIX, StepLayers
 from napari_deepretina._widgets.table import Table
 from napari_deepretina.errors import UserError
+from napari_deepretina.evaluation.scores import threshold_table
 from napari_deepretina.inference.planes import take_plane
 from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
@@ -151,11 +152,16 @@ class InspectWidget(QWidget):
     def _errors_tab(self) -> QWidget:
         self.truth = ComboBox(label="truth", choices=lambda _: self._names(Labels))
         self.predicted = ComboBox(label="prediction", choices=lambda _: self._names(Labels))
+        self.errors_table = QLabel()
+        self.errors_table.setObjectName("errors_table")
+        self.errors_table.setStyleSheet("font-family: monospace; font-size: 8pt")
         self.errors_picture = Picture("errors_picture")
         self.worst = Table()
         self.worst.picked.connect(self._jump_to_worst)
         button = self._button("look_at_errors", "Compare", self.look_at_errors)
-        return self._tab(self._form("truth", "predicted"), button, self.errors_picture, self.worst)
+        return self._tab(
+            self._form("truth", "predicted"), button, self.errors_table, self.errors_picture, self.worst
+        )
 
     def _names(self, kind: Any) -> list[str]:
         return [x.name for x in self._viewer.layers if isinstance(x, kind) and not x.name.startswith(PREFIX)]
@@ -335,6 +341,7 @@ class InspectWidget(QWidget):
 
         picture, errors, kinds = result
         self.errors_picture.show_png(picture)
+        self.errors_table.setText(threshold_table(errors.score))
         colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
         colours |= {k: KIND_COLOURS[kind] for k, kind in enumerate(KINDS, start=1)}
         name = f"{PREFIX}errors"

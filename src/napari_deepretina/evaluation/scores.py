@@ -114,6 +114,12 @@ class Report:
         return "\n".join(lines)
 
 
+def threshold_table(score: ImageScore) -> str:
+    """AP and F1 of one image at each IoU, as three lines of equal width."""
+    rows = {"IoU": THRESHOLDS, "AP": score.ap, "F1": score.f1}
+    return "\n".join(f"{name:4}" + "".join(f"{v:5.2f}" for v in row) for name, row in rows.items())
+
+
 def score_image(matched: ImageMatch, name: str = "") -> ImageScore:
     """Score one matched image; neither truth nor prediction scores 1 (competition rule)."""
     counts = [matched.counts(t) for t in THRESHOLDS]
