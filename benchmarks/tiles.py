@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,9 +64,9 @@ def main(sides: list[int]) -> None:
         if network == "nuclei":
             job = work(side, network)
             begun = time.perf_counter()
-            found = job()
+            found: Any = job()
             seconds = time.perf_counter() - begun
-            row += [f"{seconds:.1f}", f"{seconds / side**2 * 1e6:.2f}", len(found.instances)]  # type: ignore[attr-defined]
+            row += [f"{seconds:.1f}", f"{seconds / side**2 * 1e6:.2f}", len(found.instances)]
         rows.append(row + ["–"] * (7 - len(row)))
     head = ["image", "network", "peak MB", "without the labels", "seconds", "seconds / megapixel", "nuclei"]
     print(measure.table(head, rows), flush=True)

@@ -6,6 +6,7 @@ import torch
 
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
 from napari_deepretina.inference.predict import lay_out, predict
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.inspection import STEPS
@@ -201,3 +202,12 @@ def test_a_real_image_step_by_step(nuclei_model, stage1):
         told = why_missed(steps, y, x, sample.labels)
         assert (told.step == "found") == bool(steps.labels[y, x])
         assert told.sentence
+
+
+def test_lazy_images_are_read_and_huge_ones_refused(nuclei_model):
+    import dask.array
+
+    lazy = inspect_image(nuclei_model, dask.array.from_array(IMAGE, chunks=100))
+    assert len(lazy.instances) > 20
+    with pytest.raises(UserError, match="crop the image"):
+        inspect_image(nuclei_model, dask.array.zeros((6000, 6000), dtype=np.uint8))

@@ -199,7 +199,7 @@ class InspectWidget(QWidget):
     def _on_inspection(self, inspection: Any, image: np.ndarray, placed: dict[str, Any]) -> None:
         if self.steps is not None:
             self.steps.remove()
-        self._image = image
+        self._image = np.asarray(image)
         self.steps = StepLayers(self._viewer, inspection, placed)
         self.slider.setEnabled(True)
         self.show_step(self.slider.value())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import as_rgb, eight_bit, normalise
+from napari_deepretina.data.normalise import check_image, eight_bit, normalise
+from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import lay_out, to_raw
@@ -20,7 +21,10 @@ from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.tracing import Traced, trace
 from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
-from napari_deepretina.postprocess.masks import place_masks
+from napari_deepretina.postprocess.masks import frames_of, place_masks, sample_masks
+
+MOST_MEGAPIXELS = 16.0
+"""Where the network looks; feature maps of more would fill the memory of a laptop."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,6 @@ class Inspection:
     def soft_masks(self) -> NDArray[np.float32]:
         """(H, W) the highest mask probability at each pixel, each mask in its box at its own 28 × 28."""
         picture = np.zeros(self.raw.shape, np.float32)
-        from napari_deepretina.postprocess.masks import frames_of, sample_masks
-
         frames = frames_of(self.raw.boxes, self.raw.shape)
         coarse = np.asarray(self.raw.masks)
         for some, values in sample_masks(coarse, self.raw.boxes, frames, fading=self.raw.fading):
@@ -141,12 +143,23 @@ def inspect_image(
     image : (H, W) or (H, W, 1|3|4).
     settings : of post-processing; by default what the weights recommend.
     diameter : expected nucleus diameter in pixels.
+
+    Raises
+    ------
+    UserError
+        If the image is none, or too large to keep every step of.
     """
     settings = settings or PostprocessSettings.model_validate(dict(model.info.postprocess))
     limits = limits or Limits()
     architecture = model.info.architecture
-    shape = (as_rgb(image).shape[0], image.shape[1])
+    shape = check_image(image)
     plan = make_plan(shape, architecture, trained_diameter=model.info.diameter, diameter=diameter)
+    if plan.megapixels > MOST_MEGAPIXELS:
+        raise UserError(
+            f"keeping every step of {plan.megapixels:.0f} megapixels takes too much memory: crop the image, "
+            f"at most {MOST_MEGAPIXELS:.0f} are inspected"
+        )
+    image = np.asarray(image)
     original = architecture.is_matterport
     laid = matterport.lay_out(eight_bit(image), plan) if original else lay_out(normalise(image), plan)
     traced = trace(model.network, laid.to(model.device), limits, plan.window)
@@ -171,8 +184,6 @@ def _raw(
     found: Detections, plan: Plan, *, original: bool, limits: Limits
 ) -> tuple[RawInstances, NDArray[np.int64]]:
     """Raw instances, and which detections they are: those in the padding go."""
-    from dataclasses import replace
-
     numbered = Detections(found.boxes, found.scores, torch.arange(len(found.scores)), found.masks)
     unlay = matterport.to_raw if original else to_raw
     kept = unlay(numbered, plan).classes.astype(np.int64)
@@ -185,8 +196,6 @@ def _zoom(plan: Plan) -> tuple[float, float]:
 
 def _in_image(traced: Traced, plan: Plan, kept: NDArray[np.int64]) -> Traced:
     """The same in pixels of the image, without the detections that lay in the padding."""
-    from dataclasses import replace
-
     zoom = np.array(_zoom(plan)[::-1] * 2, np.float32)
     offset = np.array(plan.offset[::-1] * 2, np.float32)
 
