@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from napari_deepretina.data.sample import Sample
+from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.evaluation import match
 from napari_deepretina.evaluation.scores import ImageScore, score_image
 from napari_deepretina.inference.segment import segment
@@ -19,16 +19,6 @@ from napari_deepretina.model.weights import load_model
 from napari_deepretina.training.run import split_data
 
 ALL = "all"
-
-
-def kind_of(sample: Sample) -> str:
-    """Stained tissue has colours; else nuclei are brighter or darker than what is around them."""
-    image = sample.image
-    if image.ndim == 3 and (image[..., 0] != image[..., 1]).any():
-        return "stained tissue"
-    grey = image if image.ndim == 2 else image[..., 0]
-    brighter = grey[sample.labels > 0].mean() > grey[sample.labels == 0].mean()
-    return "bright on dark" if brighter else "dark on bright"
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from napari_deepretina.data.augment import DEEP_RETINA, Augmentation, random_crop
 from napari_deepretina.data.crops import CropStream, target_of
 from napari_deepretina.data.joined import JoinedDataset
+from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.data.open import open_dataset
 from napari_deepretina.data.sample import Sample, Subset
 from napari_deepretina.data.samplers import balanced, round_of
@@ -33,6 +35,47 @@ class Sizes:
         return Sample(self.names[index], labels, labels)
 
 
+class InMemory(list):
+    """Samples as a data set."""
+
+
+def dark_or_bright(bright):
+    labels = np.zeros((8, 8), np.int32)
+    labels[2:5, 2:5] = 1
+    return Sample("one", np.where((labels > 0) == bright, 200, 20).astype(np.uint8), labels)
+
+
+def test_kinds_of_images():
+    stained, labels = synthetic_nuclei((64, 64), 5, diameter=12, kind="tissue", seed=0)
+    assert kind_of(Sample("a", stained, labels)) == "stained tissue"
+    grey = np.repeat(stained[..., :1], 3, axis=2)
+    assert kind_of(Sample("a", grey, labels)) == "dark on bright"
+    assert kind_of(Sample("a", 255 - grey, labels)) == "bright on dark"
+    assert kind_of(Sample("a", grey, np.zeros_like(labels))) == "bright on dark"
+
+
+def test_hues_turn_and_greys_stay():
+    stained, labels = synthetic_nuclei((64, 64), 5, diameter=12, kind="tissue", seed=0)
+    still = dict.fromkeys(
+        ("rotation", "brightness", "contrast", "colour", "grey", "invert", "noise", "blur"), 0
+    )
+    settings = Augmentation(**still, gamma=1, scale=(1, 1), aspect=1, flips=False, hue=180)
+    plain = settings.model_copy(update={"hue": 0.0})
+    turned = 0
+    for seed in range(8):
+        (a, _), (b, _) = (
+            random_crop(stained / np.float32(255), labels, 64, 1.0, s, np.random.default_rng(seed))
+            for s in (settings, plain)
+        )
+        turned += not torch.equal(a, b)
+        inside = (a > -0.49).all(0) & (a < 1.49).all(0)
+        assert torch.allclose(a.sum(0)[inside], b.sum(0)[inside], atol=1e-4)
+    assert 0 < turned < 8
+    grey = np.repeat(stained[..., :1], 3, axis=2) / np.float32(255)
+    views = [random_crop(grey, labels, 64, 1.0, s, np.random.default_rng(1))[0] for s in (settings, plain)]
+    assert torch.equal(*views)
+
+
 def test_copies_balance_groups_as_the_original_does():
     # 334 images of the commonest size, 16 of another: 334 // 16 copies of each of those
     assert balanced(["a"] * 334 + ["b"] * 16).tolist() == [1] * 334 + [20] * 16
@@ -44,6 +87,8 @@ def test_rounds():
     assert round_of(dataset, "each").tolist() == list(range(7))
     assert np.bincount(round_of(dataset, "size")).tolist() == [1, 1, 1, 1, 2, 2, 4]
     assert np.bincount(round_of(dataset, "nuclei")).tolist() == [1, 1, 1, 1, 2, 2, 4]
+    kinds = [dark_or_bright(True)] * 9 + [dark_or_bright(False)]
+    assert np.bincount(round_of(InMemory(kinds), "kind")).tolist() == [1] * 9 + [3]
     joined = JoinedDataset([Sizes([(8, 8)] * 2, [1, 1]), Sizes([(8, 8)], [1])], [1, 3])
     assert np.bincount(round_of(joined, "each")).tolist() == [1, 1, 3]
 

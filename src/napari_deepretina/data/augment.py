@@ -54,6 +54,8 @@ class Augmentation(BaseModel):
     """Largest sigma, in pixels; a quarter of the crops is blurred."""
     stain: float = Field(default=0, ge=0, lt=1)
     """Colour images: how much the strength of each stain (haematoxylin, eosin, DAB) varies."""
+    hue: float = Field(default=0, ge=0, le=180)
+    """Colour images: half of the crops have their hues turned by up to this many degrees, either way."""
     paste: float = Field(default=0, ge=0, le=1)
     """Probability that some of the crop's nuclei are copied to free places, mirrored."""
     centred: float = Field(default=0.7, ge=0, le=1)
@@ -255,6 +257,8 @@ def _pasted(
 def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
     if s.stain and _coloured(view):
         view = _restained(view, s.stain, rng)
+    if s.hue and _coloured(view) and rng.random() < 0.5:
+        view = _turned_hues(view, float(np.deg2rad(rng.uniform(-s.hue, s.hue))))
     if s.channel_shift:
         shifts = rng.uniform(-s.channel_shift, s.channel_shift, 3) / 255
         low, high = float(view.min()), float(view.max())
@@ -286,6 +290,14 @@ def _restained(view: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
     stains = rgb2hed(np.clip(view.numpy().transpose(1, 2, 0), 0, 1))
     stains *= 1 + rng.uniform(-amount, amount, 3)
     return torch.from_numpy(np.asarray(hed2rgb(stains), np.float32).transpose(2, 0, 1))
+
+
+def _turned_hues(view: Tensor, angle: float) -> Tensor:
+    """Colours rotated about the grey axis: their sum, and thus every grey, stays."""
+    k = torch.full((3, 1), 3**-0.5)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * 3**-0.5
+    rotation = np.cos(angle) * torch.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * k @ k.T
+    return (rotation.float() @ view.reshape(3, -1)).reshape(view.shape)
 
 
 def _coloured(view: Tensor) -> float:

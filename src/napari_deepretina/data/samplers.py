@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.data.sample import Dataset
 
-Sampler = Literal["each", "size", "nuclei"]
+Sampler = Literal["each", "size", "nuclei", "kind"]
 
 
 def round_of(dataset: Dataset, sampler: Sampler) -> NDArray[np.int64]:
@@ -24,13 +25,15 @@ def round_of(dataset: Dataset, sampler: Sampler) -> NDArray[np.int64]:
     sampler : ``each`` takes every image once. ``size`` copies images so that every size comes about as
         often: as many copies as the commonest size has images, divided by those of the image's own, as
         the original's second step does. ``nuclei`` does the same for how many nuclei an image holds, in
-        steps of doubling.
+        steps of doubling. ``kind`` copies images of rarer kinds (see `kinds.kind_of`), by the square root
+        of how much rarer they are, for few images copied often would be learnt by heart.
     """
     positions = np.arange(len(dataset))
     weights = getattr(dataset, "weights", None)
     copies = np.ones(len(dataset), np.int64) if weights is None else np.asarray(weights, np.int64)
     if sampler != "each":
-        copies = copies * balanced([_group(dataset, i, sampler) for i in positions.tolist()])
+        more = balanced([_group(dataset, i, sampler) for i in positions.tolist()])
+        copies = copies * (np.round(np.sqrt(more)).astype(np.int64) if sampler == "kind" else more)
     return np.repeat(positions, copies)
 
 
@@ -42,7 +45,10 @@ def balanced(groups: Sequence[Hashable]) -> NDArray[np.int64]:
 
 
 def _group(dataset: Dataset, index: int, sampler: Sampler) -> Hashable:
-    labels = dataset[index].labels
+    sample = dataset[index]
+    if sampler == "kind":
+        return kind_of(sample)
+    labels = sample.labels
     if sampler == "size":
         return labels.shape
     count = len(np.unique(labels[labels > 0]))

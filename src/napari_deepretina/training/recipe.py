@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.samplers import Sampler
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.architecture import Architecture
 
@@ -35,8 +36,9 @@ class Stage(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     """Parts in which a batch goes through the network, to save memory; batch-norm sees the parts."""
     crop: int = Field(default=256, ge=64, multiple_of=64)
-    sampler: Literal["each", "size", "nuclei"] = "each"
-    """Each image once a round; or copies, so that all sizes, or all counts of nuclei, come as often."""
+    sampler: Sampler = "each"
+    """Each image once a round; or copies, so that all sizes, or all counts of nuclei, come as often, or
+    rarer kinds (stained tissue, dark on bright) more often."""
     layers: Literal["heads", "3+", "4+", "5+", "all"] = "all"
     """What is trained: all but the backbone, the backbone from this stage of it on, or everything."""
     batch_norm: Literal["train", "frozen"] = "train"

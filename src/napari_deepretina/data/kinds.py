@@ -1,0 +1,23 @@
+"""What kind of picture an image is, told from its pixels and its labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from napari_deepretina.data.sample import Sample
+
+Kind = Literal["bright on dark", "dark on bright", "stained tissue"]
+
+
+def kind_of(sample: Sample) -> Kind:
+    """Stained tissue has colours; else nuclei are brighter or darker than what is around them.
+
+    An image without nuclei, or full of them, counts as bright on dark.
+    """
+    image, inside = sample.image, sample.labels > 0
+    if image.ndim == 3 and image.shape[2] >= 3 and (image[..., 0] != image[..., 1]).any():
+        return "stained tissue"
+    if inside.all() or not inside.any():
+        return "bright on dark"
+    grey = image if image.ndim == 2 else image[..., 0]
+    return "dark on bright" if grey[inside].mean() < grey[~inside].mean() else "bright on dark"
