@@ -25,6 +25,7 @@ def _two_threads():
 def _own_user_folder(tmp_path_factory, monkeypatch):
     """A person's own weights must not change what tests see."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "xdg"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")

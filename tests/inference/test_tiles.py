@@ -5,6 +5,7 @@ import pytest
 
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.evaluation.matching import match
+from napari_deepretina.inference.engine import threads
 from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.segment import segment, segment_steps, strict_limits
 from napari_deepretina.inference.settings import make_settings
@@ -84,7 +85,7 @@ def test_large_images_are_cut_by_themselves(nuclei_model):
     assert not needs_tiles(plan, 1024)
     told = []
     steps = segment_steps(image, nuclei_model, settings)
-    partial = None
+    unfinished = None
     while True:
         try:
             step = next(steps)
@@ -92,11 +93,11 @@ def test_large_images_are_cut_by_themselves(nuclei_model):
             result = end.value
             break
         told.append(step.text)
-        partial = step.partial or partial
+        if step.text.startswith("tile 3 of") and unfinished is None:
+            unfinished = step.partial()
     assert any(t.startswith("tile 3 of") for t in told)
     assert any("tiles" in n for n in result.prediction.notes)
     # what was there before the last tile is a part of the whole
-    unfinished = partial()
     assert 0 < len(unfinished.instances) < len(result.instances)
     assert any("cancelled at tile" in n for n in unfinished.prediction.notes)
     hits = match(truth, result.labels).hits(0.5)
@@ -194,3 +195,35 @@ def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
     root.attrs.update({"multiscales": [told]} if version == 2 else {"ome": {"multiscales": [told]}})
     assert main([*command, "--overwrite"]) == 2
     assert "3 positions along z" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(nuclei_model, tmp_path):
+    options = {"side": 256, "keep": tmp_path / "tiles"}
+    whole = drain(predict_tiled(nuclei_model, IMAGE, side=256))
+    steps = predict_tiled(nuclei_model, IMAGE, **options)
+    finished = []
+    while len(finished) < 2:
+        step = next(steps)
+        finished += [step.patch()] if step.patch else []
+    steps.close()
+    kept = sorted((tmp_path / "tiles").glob("*/*.npz"))
+    assert [p.stem for p in kept] == ["000000", "000001"]
+    kept[1].write_bytes(kept[1].read_bytes()[:100])  # a damaged one is done again
+    again = drain(predict_tiled(nuclei_model, IMAGE, **options))
+    assert "1 tiles were done before" in again.notes
+    for name in ("boxes", "scores", "masks", "tiles"):
+        assert np.array_equal(getattr(again.raw, name), getattr(whole.raw, name))
+    assert not list((tmp_path / "tiles").iterdir())
+    # another image, or other settings, never meet its tiles
+    next(s for s in predict_tiled(nuclei_model, IMAGE, **options) if s.patch)
+    other = drain(predict_tiled(nuclei_model, IMAGE[::-1], **options))
+    assert not any("done before" in n for n in other.notes)
+
+
+def test_tiles_on_several_threads_give_the_same(nuclei_model):
+    with threads(nuclei_model) as engine:
+        side_by_side = drain(predict_tiled(nuclei_model, IMAGE, side=256, engine=engine))
+    alone = drain(predict_tiled(nuclei_model, IMAGE, side=256))
+    assert np.array_equal(side_by_side.raw.tiles, alone.raw.tiles)
+    assert np.allclose(side_by_side.raw.boxes, alone.raw.boxes, atol=1e-3)
+    assert np.abs(side_by_side.raw.masks.astype(int) - alone.raw.masks).max() <= 1

@@ -288,7 +288,6 @@ def test_a_large_image_fills_tile_by_tile(viewer, qtbot, monkeypatch):
 
     from napari_deepretina._widgets import jobs
 
-    monkeypatch.setattr(jobs, "PREVIEW_SECONDS", 0.0)
     piece, _ = synthetic_nuclei((512, 512), 90, diameter=26, seed=1)
     image = dask.array.from_array(np.tile(piece, (4, 4)), chunks=512)
     viewer.add_image(image, name="slide", contrast_limits=(0, 255))
@@ -306,6 +305,13 @@ def test_a_large_image_fills_tile_by_tile(viewer, qtbot, monkeypatch):
     assert [x.name for x in viewer.layers] == ["slide", "slide nuclei"]
     assert len(np.unique(viewer.layers["slide nuclei"].data)) >= first
     assert "cancelled at tile" in widget.box.status.text()
+    done = len(list(jobs.unfinished_tiles().glob("*/*.npz")))
+    assert done >= 2
+    widget.run()
+    qtbot.waitUntil(lambda: widget.box.worker is None, timeout=120_000)
+    assert f"{done} tiles were done before" in widget.box.status.text()
+    assert [x.name for x in viewer.layers] == ["slide", "slide nuclei"]
+    assert not list(jobs.unfinished_tiles().glob("*/*.npz"))
 
 
 def test_progress_that_comes_while_progress_is_shown_is_not_nested(viewer, qtbot, monkeypatch):
@@ -315,7 +321,7 @@ def test_progress_that_comes_while_progress_is_shown_is_not_nested(viewer, qtbot
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
     depth, deepest = 0, 0
 
-    def slow(preview):
+    def slow(patch):
         nonlocal depth, deepest
         depth += 1
         deepest = max(deepest, depth)
@@ -324,11 +330,11 @@ def test_progress_that_comes_while_progress_is_shown_is_not_nested(viewer, qtbot
 
     def job():
         for k in range(300):
-            yield Progress(k / 300, "tile", None, grows=True, preview=k)
+            yield Progress(k / 300, "tile", patch=k)
         return "done"
 
     told = []
-    widget.box.start("many steps", job, done=told.append, preview=slow)
+    widget.box.start("many steps", job, done=told.append, patch=slow)
     qtbot.waitUntil(lambda: widget.box.worker is None, timeout=30_000)
     assert told == ["done"]
     assert deepest == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,6 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.steps import Progress
 
 log = logging.getLogger(__name__)
-PREVIEW_SECONDS = 3.0
-"""Between two looks at what is there so far; for images of more than `SMALL` pixels, accordingly longer."""
-SMALL = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,33 @@ class ModelCache:
         return self._model
 
 
-def guarded(job: Callable[..., Generator[Any, None, Any]], *args: Any) -> Generator[Any, None, Any]:
-    """The steps of a job; an exception ends them with a `Failure` instead of escaping the thread."""
+@dataclass(frozen=True)
+class Cancelled:
+    """The end of a job that was told to stop, with what it leaves (None: nothing)."""
+
+    left: Any
+
+
+def guarded(
+    stop: threading.Event, job: Callable[..., Generator[Any, None, Any]], *args: Any
+) -> Generator[Any, None, Any]:
+    """The steps of a job; an exception ends them with a `Failure` instead of escaping the thread.
+
+    Once `stop` is set, they end with `Cancelled` after the step that is under way; what a cancelled run
+    leaves is made here, not in the GUI's thread.
+    """
     try:
-        return (yield from job(*args))
+        steps, partial = job(*args), None
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            partial = step.partial or partial
+            if stop.is_set():
+                steps.close()
+                return Cancelled(partial() if partial else None)
+            yield step
     except UserError as error:
         return Failure(str(error))
     except MemoryError:
@@ -75,21 +95,25 @@ def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
-    return (yield from _with_previews(segment_steps(image, model, settings, tunable=True)))
+    done = yield from with_patches(
+        segment_steps(image, model, settings, tunable=True, keep=unfinished_tiles())
+    )
+    done.labels  # noqa: B018 - painted here, not in the GUI's thread
+    return done
 
 
-def _with_previews(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
-    """The same steps; now and then one brings what is there so far, made here and not in the GUI's thread."""
-    due = time.monotonic() + PREVIEW_SECONDS
+def unfinished_tiles() -> Path:
+    """Where tiles of interrupted runs lie, so that the next run of the same image goes on with them."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("napari-deepretina", appauthor=False)) / "tiles"
+
+
+def with_patches(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
+    """The same steps; patches are made here and not in the GUI's thread."""
     while True:
         try:
             step = next(steps)
         except StopIteration as end:
             return end.value
-        begun = time.monotonic()
-        if step.grows and step.partial is not None and begun >= due:
-            step = replace(step, preview=step.partial())
-            took = time.monotonic() - begun
-            pixels = step.preview.labels.size  # to show them takes its time as well
-            due = begun + took + max(PREVIEW_SECONDS, 4 * took, PREVIEW_SECONDS * pixels / SMALL)
-        yield step
+        yield step if step.patch is None else replace(step, patch=step.patch())

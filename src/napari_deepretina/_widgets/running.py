@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -13,7 +14,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_deepretina._widgets.jobs import Failure, guarded
+from napari_deepretina._widgets.jobs import Cancelled, Failure, guarded
 
 
 class RunBox(QWidget):
@@ -33,12 +34,13 @@ class RunBox(QWidget):
         self._text = text
         self.worker: Any = None
         self._activity: progress | None = None
-        self._partial: Any = None
+        self._stop = threading.Event()
         self._done: Callable[[Any], None] | None = None
         self._cancelled: Callable[[Any], None] | None = None
-        self._preview: Callable[[Any], None] | None = None
+        self._show_patch: Callable[[Any], None] | None = None
+        self._patches: list[Any] = []
+        self._over: Callable[[], object] | None = None
         self._latest: Any = None
-        self._shown_next: Any = None
         self._showing = False
         self.button = QPushButton(text)
         self.button.setObjectName(name)
@@ -61,7 +63,8 @@ class RunBox(QWidget):
         *args: Any,
         done: Callable[[Any], None],
         cancelled: Callable[[Any], None] | None = None,
-        preview: Callable[[Any], None] | None = None,
+        patch: Callable[[Any], None] | None = None,
+        over: Callable[[], object] | None = None,
     ) -> None:
         """Run a job of steps (`Progress`).
 
@@ -69,16 +72,17 @@ class RunBox(QWidget):
         ----------
         title : shown in napari's activity dock.
         done : gets the job's result, on the GUI thread; failures are told here.
-        cancelled : gets the last partial result, None if there is none.
-        preview : gets what the job shows of its result while it goes.
+        cancelled : gets what a cancelled run leaves, if it leaves anything.
+        patch : gets each `Patch` of the result while it goes.
+        over : called last, however the job ended.
         """
-        self._preview = preview
-        self._done, self._cancelled, self._partial = done, cancelled, None
+        self._show_patch, self._patches = patch, []
+        self._done, self._cancelled, self._over = done, cancelled, over
+        self._stop = threading.Event()
         self._activity = progress(total=100, desc=title)
-        self.worker = create_worker(guarded, job, *args, _start_thread=False)
+        self.worker = create_worker(guarded, self._stop, job, *args, _start_thread=False)
         self.worker.yielded.connect(self._on_progress)
         self.worker.returned.connect(self._on_returned)
-        self.worker.aborted.connect(self._on_aborted)
         self.worker.finished.connect(self._on_finished)
         self.button.setText("Cancel")
         self.bar.setValue(0)
@@ -90,7 +94,7 @@ class RunBox(QWidget):
     def cancel(self) -> None:
         """Stop after the step that is under way."""
         if self.worker is not None:
-            self.worker.quit()
+            self._stop.set()
             self.button.setEnabled(False)
             self.status.setText("Cancelling…")
 
@@ -111,10 +115,8 @@ class RunBox(QWidget):
 
     def _on_progress(self, step: Any) -> None:
         """Show the latest step; napari lets Qt work while it draws, so more may come in the midst of it."""
-        if step.partial is not None:
-            self._partial = step.partial
-        if step.preview is not None:
-            self._shown_next = step.preview
+        if step.patch is not None:
+            self._patches.append(step.patch)
         self._latest = step
         if self._showing:
             return
@@ -127,9 +129,8 @@ class RunBox(QWidget):
             self._showing = False
 
     def _show_progress(self, step: Any) -> None:
-        if self._shown_next is not None and self._preview is not None:
-            preview, self._shown_next = self._shown_next, None
-            self._preview(preview)
+        while self._patches and self._show_patch is not None:
+            self._show_patch(self._patches.pop(0))
         percent = int(step.done * 100)
         self.bar.setValue(percent)
         if self.button.isEnabled():
@@ -138,23 +139,27 @@ class RunBox(QWidget):
         if self._activity is not None:
             self._activity.update(max(0, percent - self._activity.n))
 
-    def _on_aborted(self) -> None:
-        if self._cancelled is not None and self._partial is not None:
-            self._cancelled(self._partial)
-        else:
-            self.status.setText("Cancelled; nothing was changed.")
-
     def _on_returned(self, result: Any) -> None:
         if isinstance(result, Failure):
             self.say(result.message, show_error)
+        elif isinstance(result, Cancelled):
+            self._on_cancelled(result.left)
         elif self._done is not None and self.worker is not None:
             self._done(result)
+
+    def _on_cancelled(self, left: Any) -> None:
+        if self._cancelled is not None and left is not None:
+            self._cancelled(left)
+        else:
+            self.status.setText("Cancelled; nothing was changed.")
 
     def _on_finished(self) -> None:
         if self._activity is not None:
             self._activity.close()
-        self.worker, self._activity, self._partial = None, None, None
-        self._latest, self._shown_next = None, None
+        self.worker, self._activity = None, None
+        self._latest, self._patches = None, []
         self.button.setText(self._text)
         self.button.setEnabled(True)
         self.bar.setVisible(False)
+        if self._over is not None:
+            self._over()

@@ -25,6 +25,7 @@ from napari_deepretina._widgets.jobs import ModelCache, segment_job
 from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.running import RunBox
+from napari_deepretina._widgets.so_far import SoFar
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.planes import channel_choices, take_plane
 from napari_deepretina.model.weights import DEFAULT, available
@@ -45,7 +46,7 @@ class _Run:
     index: tuple[int | None, ...]
     target: Labels | None
     replace_edited: bool
-    preview: Labels | None = None
+    preview: SoFar | None = None
 
 
 class SegmentWidget(QWidget):
@@ -215,8 +216,9 @@ class SegmentWidget(QWidget):
             self.settings(),
             self._models,
             done=partial(self._on_result, run),
-            cancelled=lambda unfinished: self._on_result(run, unfinished()),
-            preview=partial(self._on_preview, run),
+            cancelled=partial(self._on_result, run),
+            over=partial(self._take_away, run),
+            patch=partial(self._on_patch, run),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -239,20 +241,17 @@ class SegmentWidget(QWidget):
         """Stop after the step that is under way; what whole views found is kept."""
         self.box.cancel()
 
-    def _on_preview(self, run: _Run, so_far: Any) -> None:
-        """What the tiles found so far, in a layer only to look at; it goes when the result is there."""
-        if run.preview is not None and run.preview in self._viewer.layers:
-            run.preview.data = so_far.labels
-        else:
-            run.preview = Labels(
-                so_far.labels, name=f"{run.image_name} so far", colormap=bright_colours(), **run.layer_kwargs
-            )
-            self._viewer.add_layer(run.preview)
-        run.preview.editable = False  # strokes in it would be lost; napari forgets this with new data
+    def _on_patch(self, run: _Run, patch: Any) -> None:
+        """What one tile holds, in a layer only to look at; it goes when the run is over."""
+        if run.preview is None:
+            run.preview = SoFar(self._viewer, patch.shape, f"{run.image_name} so far", run.layer_kwargs)
+        run.preview.show(patch)
+
+    def _take_away(self, run: _Run) -> None:
+        if run.preview is not None:
+            run.preview.remove()
 
     def _on_result(self, run: _Run, result: Any) -> None:
-        if run.preview is not None and run.preview in self._viewer.layers:
-            self._viewer.layers.remove(run.preview)
         layer = self._show(result, run)
         seconds = sum(result.seconds.values())
         device = result.provenance()["device"]

@@ -297,7 +297,8 @@ def _turned_hues(view: Tensor, angle: float) -> Tensor:
     k = torch.full((3, 1), 3**-0.5)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * 3**-0.5
     rotation = np.cos(angle) * torch.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * k @ k.T
-    return (rotation.float() @ view.reshape(3, -1)).reshape(view.shape)
+    turned: Tensor = rotation.float() @ view.reshape(3, -1)
+    return turned.reshape(view.shape)
 
 
 def _coloured(view: Tensor) -> float:

@@ -18,21 +18,25 @@ def intensity_range(image: Any) -> tuple[float, float]:
     """The values that become 0 and 1: percentiles over all finite pixels and channels together.
 
     Very large images, which need not be arrays of numpy, are read on a regular grid of about four million
-    values.
+    values (`overview`).
 
     Returns
     -------
     low, high : float; (0, 0) if no pixel is finite.
     """
-    size = int(np.prod(image.shape))
-    step = max(1, int(np.sqrt(size / _SAMPLED)))
-    values = np.asarray(image[::step, ::step]).ravel()
+    values = overview(image).ravel()
     if np.issubdtype(values.dtype, np.floating):
         values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 0.0
     low, high = np.percentile(values.astype(np.float32, copy=False), (LOW, HIGH))
     return float(low), float(high)
+
+
+def overview(image: Any) -> NDArray[Any]:
+    """The image itself, or of a very large one every so-many-th pixel: about four million values."""
+    step = max(1, int(np.sqrt(int(np.prod(image.shape)) / _SAMPLED)))
+    return np.asarray(image[::step, ::step])
 
 
 def normalise(image: NDArray[Any], limits: tuple[float, float] | None = None) -> NDArray[np.float32]:

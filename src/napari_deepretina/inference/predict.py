@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def predict(
     Yields
     ------
     Progress
-        With several views, ``partial`` is the `Prediction` from those done so far.
+        With several views, ``partial`` is a function that gives the `Prediction` from those done so far.
 
     Returns
     -------
@@ -95,9 +96,9 @@ def predict(
         windows = torch.tensor([k.plan.window for k in batch])
         share = sum(len(look.numbers) for look in batch) / len(views)
         steps = _detect_somehow(model, inputs, windows, limits)
-        partial = _prediction(found, looks, model, device, notes) if found else None
+        so_far = partial(_prediction, dict(found), looks, model, device, list(notes)) if found else None
         detections, device, new_notes = yield from _part(
-            steps, len(found) / len(views), share, len(views), partial
+            steps, len(found) / len(views), share, len(views), so_far
         )
         notes += [note for note in new_notes if note not in notes]
         for look, one in zip(batch, detections, strict=True):
@@ -182,7 +183,7 @@ def _part(
     start: float,
     share: float,
     view_count: int,
-    partial: Prediction | None,
+    so_far: Callable[[], Prediction] | None,
 ) -> Steps[tuple[list[Detections], torch.device, list[str]]]:
     """Steps of a few views as a part of the whole, with what the views before them found."""
     while True:
@@ -193,7 +194,7 @@ def _part(
             return result
         view = round(start * view_count) + 1
         told = f"{step.text}, view {view} of {view_count}" if view_count > 1 else step.text
-        yield Progress(start + share * step.done, told, partial)
+        yield Progress(start + share * step.done, told, so_far)
 
 
 def lay_out(pixels: NDArray[np.float32], plan: Plan) -> torch.Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from napari_deepretina import __version__
 from napari_deepretina.data.normalise import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
+from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.predict import Prediction, predict
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
-from napari_deepretina.inference.steps import Progress, Steps, drain
-from napari_deepretina.inference.tiles import needs_tiles, predict_tiled
+from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
+from napari_deepretina.inference.tiles import Tile, needs_tiles, predict_tiled
 from napari_deepretina.inference.views import resolve_views
-from napari_deepretina.instances import Instances
+from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel, load_model
@@ -34,7 +36,6 @@ class Segmentation:
 
     Attributes
     ----------
-    labels : (H, W) int32, id i is instances[i - 1].
     instances : disjoint objects, highest score first.
     prediction : raw detections, plan, device and notes.
     seconds : time per phase: ``network``, ``postprocess``.
@@ -42,7 +43,6 @@ class Segmentation:
     weights : name, sha256, file name and (by line) class names of the weights.
     """
 
-    labels: LabelImage
     instances: Instances
     prediction: Prediction
     seconds: dict[str, float]
@@ -51,6 +51,11 @@ class Segmentation:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.labels, self.instances))
+
+    @cached_property
+    def labels(self) -> LabelImage:
+        """(H, W) int32, id i is instances[i - 1]; painted when first asked for."""
+        return self.instances.to_labels()
 
     def features(self) -> dict[str, NDArray[Any]]:
         """Columns of a table with one row a nucleus, row i for label i + 1.
@@ -113,13 +118,20 @@ def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings
 
 
 def segment_steps(
-    image: NDArray[Any], model: LoadedModel, settings: SegmentSettings, *, tunable: bool = False
+    image: NDArray[Any],
+    model: LoadedModel,
+    settings: SegmentSettings,
+    *,
+    tunable: bool = False,
+    engine: Engine | None = None,
+    keep: Path | None = None,
 ) -> Steps[Segmentation]:
     """The same in steps: progress at each, cancelled by closing the generator.
 
     With `tunable`, raw detections under the settings' thresholds are kept as well, which takes longer
-    and changes nothing else. ``partial`` of a step, where there is one, is a function without arguments
-    that gives the segmentation from the views done so far.
+    and changes nothing else. `engine` and `keep` serve images in tiles, see `predict_tiled`. ``partial`` of
+    a step, where there is one, is a function without arguments that gives the segmentation from the views or
+    the tiles done so far; ``patch`` one that gives the labels of a tile that was finished.
     """
     begun = time.perf_counter()
     views = resolve_views(settings.tta)
@@ -134,8 +146,9 @@ def segment_steps(
         check_image(image), model.info.architecture, trained_diameter=model.info.diameter,
         diameter=settings.diameter,
     )  # fmt: skip
-    if needs_tiles(plan, settings.tile):
-        steps = predict_tiled(model, image, side=settings.tile, **options)
+    tiled = needs_tiles(plan, settings.tile)
+    if tiled:
+        steps = predict_tiled(model, image, side=settings.tile, engine=engine, keep=keep, **options)
     else:
         steps = predict(model, np.asarray(image), **options)
     while True:
@@ -145,14 +158,36 @@ def segment_steps(
             prediction: Prediction = end.value
             break
         if step.partial is not None:
-            note = f"cancelled after {step.partial.raw.view_count} of {len(views)} views"
-            if step.grows:
-                note = f"cancelled at {step.text}"
-            told = replace(step.partial, notes=[*step.partial.notes, note])
-            step = replace(step, partial=partial(_finished, told, model, settings, begun))
+            asked = None if tiled else len(views)
+            step = replace(step, partial=partial(_unfinished, step, asked, model, settings, begun))
+        if step.patch is not None:
+            step = replace(step, patch=partial(_patch, step.patch, settings.postprocessing(model.info)))
         yield step
     yield Progress(0.92, "post-processing")
     return _finished(prediction, model, settings, begun)
+
+
+def _unfinished(
+    step: Progress, views: int | None, model: LoadedModel, settings: SegmentSettings, begun: float
+) -> Segmentation:
+    """What a run leaves that was cancelled at this step: among so many views, or tiles."""
+    so_far: Prediction = step.partial()
+    note = (
+        f"cancelled at {step.text}"
+        if views is None
+        else (f"cancelled after {so_far.raw.view_count} of {views} views")
+    )
+    return _finished(replace(so_far, notes=[*so_far.notes, note]), model, settings, begun)
+
+
+def _patch(found: Callable[[], tuple[Tile, RawInstances]], chosen: PostprocessSettings) -> Patch:
+    """Labels of one tile, for the eye: on seams its neighbours have not been asked."""
+    tile, raw = found()
+    y0, x0, y1, x1 = tile.window
+    moved = replace(raw, boxes=raw.boxes - np.array([x0, y0, x0, y0], np.float32), shape=(y1 - y0, x1 - x0))
+    labels = postprocess(replace(moved, thinned=1.0), chosen).to_labels()
+    top, left, bottom, right = tile.core
+    return Patch(raw.shape, (top, left), labels[top - y0 : bottom - y0, left - x0 : right - x0])
 
 
 def _finished(
@@ -162,9 +197,7 @@ def _finished(
     detected = time.perf_counter()
     chosen = settings.postprocessing(model.info)
     instances = postprocess(prediction.raw, chosen)
-    labels = instances.to_labels()
     return Segmentation(
-        labels=labels,
         instances=instances,
         prediction=prediction,
         seconds={

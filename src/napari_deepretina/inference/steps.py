@@ -6,6 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 T = TypeVar("T")
 
 
@@ -18,15 +21,30 @@ class Progress:
     done : share of the work, 0…1.
     text : what is happening.
     partial : what a cancelled run would leave, if that is of any use; its type is the run's matter.
-    grows : whether `partial` is worth showing while the run goes, for it only gets more.
-    preview : the same as a result, where somebody made it.
+    patch : what came to the result since the step before, to be shown: a function without arguments that
+        gives a `Patch`.
     """
 
     done: float
     text: str
     partial: Any = None
-    grows: bool = False
-    preview: Any = None
+    patch: Any = None
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Labels of a part of a result, as far as they are known.
+
+    Attributes
+    ----------
+    shape : of the whole.
+    start : position of the part's first pixel on each axis of the whole.
+    labels : int32 with as many axes; ids are only good for colours.
+    """
+
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+    labels: NDArray[np.int32]
 
 
 Steps = Generator[Progress, None, T]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import intensity_range
+from napari_deepretina.data.normalise import intensity_range, overview
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Prediction, predict
-from napari_deepretina.inference.steps import Progress, Steps
-from napari_deepretina.inference.views import View
+from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import RawInstances
-from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel
 
 MARGIN = 128
@@ -78,11 +83,10 @@ def predict_tiled(
     image: Any,
     *,
     side: int,
-    diameter: float | None = None,
-    limits: Limits | None = None,
-    views: Sequence[View] = (View(),),
-    channel_shift_seed: int | None = None,
     origin: tuple[int, int] = (0, 0),
+    engine: Engine | None = None,
+    keep: Path | None = None,
+    **options: Any,
 ) -> Steps[Prediction]:
     """As `predict`, tile by tile: the whole image is never in memory unless it was.
 
@@ -93,11 +97,15 @@ def predict_tiled(
     image : (H, W) or (H, W, C), anything with ``shape`` and ``dtype`` that can be cut: numpy, dask, zarr.
     side : of a tile in pixels of the network's input; memory grows with its square.
     origin : (y, x) in pixels of the image that the grid is moved by.
+    engine : does several tiles at a time; by default one after the other is done here.
+    keep : folder for tiles that are done: the same call goes on where an earlier one was interrupted.
+    **options : of `predict`.
 
     Yields
     ------
     Progress
-        ``partial`` is the `Prediction` from the tiles done so far.
+        ``partial`` is a function that gives the `Prediction` from the tiles done so far; ``patch`` gives
+        (Tile, its detections) once for each.
 
     Returns
     -------
@@ -105,34 +113,119 @@ def predict_tiled(
     are still in it: thinning by overlap, which post-processing does, leaves the surer one.
     """
     shape = (int(image.shape[0]), int(image.shape[1]))
-    limits = limits or Limits()
-    plan = make_plan(shape, model.info.architecture, trained_diameter=model.info.diameter, diameter=diameter)
+    info = model.info
+    plan = make_plan(
+        shape, info.architecture, trained_diameter=info.diameter, diameter=options.pop("diameter", None)
+    )
     zoom = plan.scaled[0] / shape[0]
     tiles = tiles_of(shape, max(16, round(side / zoom)), round(MARGIN / zoom), origin)
     yield Progress(0.0, "looking over the image")
-    intensity = intensity_range(image)
-    found: list[RawInstances] = []
-    notes: list[str] = []
-    device, empty = model.device, 0
-    for number, tile in enumerate(tiles):
+    seen = overview(image)
+    intensity = intensity_range(seen)
+    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
+    store = TileStore(keep, f"{fingerprint}-{_digest(seen)}") if keep else None
+    del seen
+    run = _Run(shape, tiles, NEAR / zoom, plan, model.device, store, store.read() if store else {})
+    if run.found:
+        run.notes.append(f"{len(run.found)} tiles were done before")
+    todo = _todo(image, run, intensity)
+    work = partial(_predict_tile, {**options, "intensity": intensity, "scale": plan.scale})
+    if engine is None:
+        yield from _one_by_one(model, todo, work, run)
+    else:
+        for number, answer in engine.map(partial(_drained, work), todo):
+            if isinstance(answer, UserError):
+                raise answer
+            yield run.take(number, answer)
+    empty = sum(n in run.empty for n in range(len(tiles)))
+    run.notes.append(f"{len(tiles)} tiles" + (f", {empty} of them empty" if empty else ""))
+    done = run.joined()
+    if store:
+        store.discard()
+    return replace(done, raw=replace(done.raw, fingerprint=fingerprint))
+
+
+@dataclass
+class _Run:
+    """An image half done."""
+
+    shape: tuple[int, int]
+    tiles: list[Tile]
+    near: float
+    plan: Plan
+    device: torch.device
+    store: TileStore | None
+    found: dict[int, RawInstances]
+    empty: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, number: int, answer: Prediction) -> Progress:
+        """Keep what a tile's prediction answers for, and tell of it."""
+        self.device = answer.device
+        self.notes += [n for n in answer.notes if n not in self.notes]
+        raw = _kept(answer.raw, self.tiles[number], number, self.shape, self.near)
+        self.found[number] = raw
+        if self.store:
+            self.store.write(number, raw)
+        return self.progress(0, lambda: (self.tiles[number], raw))
+
+    def progress(self, within: float, patch: Callable[[], Any] | None = None) -> Progress:
+        """Where the run stands, `within` being the share of the tile under way."""
+        done, count = len(self.found) + len(self.empty), len(self.tiles)
+        return Progress(
+            (done + within) / count, f"tile {min(done + 1, count)} of {count}", self.joined, patch
+        )
+
+    def joined(self) -> Prediction:
+        """All tiles so far as one prediction, to be thinned again: seams hold nuclei twice."""
+        parts = [self.found[n] for n in sorted(self.found)]
+        raw = RawInstances.concatenate(parts) if parts else RawInstances.empty(self.shape)
+        return Prediction(replace(raw, thinned=1.0), self.plan, self.device, list(self.notes))
+
+
+def _todo(image: Any, run: _Run, intensity: tuple[float, float]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Tiles that have to be looked at, read one at a time."""
+    for number, tile in enumerate(run.tiles):
+        if number in run.found:
+            continue
         y0, x0, y1, x1 = tile.window
         pixels = np.asarray(image[y0:y1, x0:x1])
         if is_empty(pixels, intensity):
-            empty += 1
-            continue
-        steps = predict(
-            model, pixels, limits=limits, views=views, channel_shift_seed=channel_shift_seed,
-            intensity=intensity, scale=plan.scale,
-        )  # fmt: skip
-        answer = yield from _told(steps, number, len(tiles), _joined(found, shape, plan, device, notes))
-        device = answer.device
-        notes += [n for n in answer.notes if n not in notes]
-        found.append(_kept(answer.raw, tile, number, shape, NEAR / zoom))
-    notes.append(f"{len(tiles)} tiles" + (f", {empty} of them empty" if empty else ""))
-    done = _joined(found, shape, plan, device, notes)
-    assert done is not None
-    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, views), channel_shift_seed)
-    return replace(done, raw=replace(done.raw, fingerprint=fingerprint))
+            run.empty.add(number)
+        else:
+            yield number, pixels
+
+
+def _one_by_one(
+    model: LoadedModel,
+    todo: Iterator[tuple[int, NDArray[Any]]],
+    work: Callable[[LoadedModel, NDArray[Any]], Steps[Prediction]],
+    run: _Run,
+) -> Steps[None]:
+    """Here, with progress inside each tile, so that Cancel is quick."""
+    for number, pixels in todo:
+        steps = work(model, pixels)
+        while True:
+            try:
+                yield run.progress(next(steps).done)
+            except StopIteration as end:
+                yield run.take(number, end.value)
+                break
+
+
+def _predict_tile(options: dict[str, Any], model: LoadedModel, pixels: NDArray[Any]) -> Steps[Prediction]:
+    return predict(model, pixels, **options)
+
+
+def _drained(
+    work: Callable[[LoadedModel, Any], Steps[Prediction]], model: LoadedModel, pixels: NDArray[Any]
+) -> Prediction:
+    return drain(work(model, pixels))
+
+
+def _digest(seen: NDArray[Any]) -> str:
+    """Tells images apart by their overview."""
+    return hashlib.sha256(np.ascontiguousarray(seen).tobytes()).hexdigest()[:16]
 
 
 def is_empty(pixels: NDArray[Any], intensity: tuple[float, float]) -> bool:
@@ -150,17 +243,6 @@ def is_empty(pixels: NDArray[Any], intensity: tuple[float, float]) -> bool:
     return bool(spread.max() < EMPTY * (high - low))
 
 
-def _told(steps: Steps[Prediction], number: int, count: int, partial: Prediction | None) -> Steps[Prediction]:
-    """Steps of one tile as a part of all of them."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            answer: Prediction = end.value
-            return answer
-        yield Progress((number + step.done) / count, f"tile {number + 1} of {count}", partial, grows=True)
-
-
 def _kept(raw: RawInstances, tile: Tile, number: int, shape: tuple[int, int], near: float) -> RawInstances:
     """Detections that the tile answers for, in pixels of the whole image."""
     y0, x0 = tile.window[:2]
@@ -173,11 +255,3 @@ def _kept(raw: RawInstances, tile: Tile, number: int, shape: tuple[int, int], ne
     )  # fmt: skip
     moved = replace(raw, boxes=boxes, tiles=np.full(len(raw), number, np.int32), shape=shape)
     return moved[np.flatnonzero(mine)]
-
-
-def _joined(
-    found: list[RawInstances], shape: tuple[int, int], plan: Plan, device: Any, notes: list[str]
-) -> Prediction | None:
-    """All tiles so far as one prediction, to be thinned again: seams hold nuclei twice."""
-    raw = RawInstances.concatenate(found) if found else RawInstances.empty(shape)
-    return Prediction(replace(raw, thinned=1.0), plan, device, list(notes))

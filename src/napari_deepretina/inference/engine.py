@@ -1,0 +1,170 @@
+"""Where the work on many tiles, planes and images is done: threads of this process, or a cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.device import resolve_device
+from napari_deepretina.model.weights import LoadedModel, load_model
+
+Key = TypeVar("Key")
+R = TypeVar("R")
+Work = Callable[[LoadedModel, Any], R]
+"""Done for each item; a function of a module, or a partial of one, for it may travel."""
+
+MOST_STREAMS = 4
+"""Networks that run side by side on a CPU: images alone do not keep many cores busy."""
+GPU_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Does one piece of work for each of many items.
+
+    Attributes
+    ----------
+    executor : takes the calls.
+    model : what stands for the network in a call: itself, or where the cluster keeps it.
+    ahead : calls that are in flight at most; what they hold is in memory.
+    batch : small images that are worth a common call.
+    """
+
+    executor: Executor
+    model: Any
+    ahead: int
+    batch: int = 1
+    _call: Callable[..., Any] = lambda work, model, item: work(model, item)
+
+    def map(
+        self, work: Work[R], items: Iterable[tuple[Key, Any | UserError]]
+    ) -> Iterator[tuple[Key, R | UserError]]:
+        """Answers as they come, in any order; errors for a person are answers too.
+
+        Items are taken while others are worked on: an iterator that decodes images does so ahead of the
+        network, but never further than `ahead`.
+        """
+        flying: dict[Future[R], Key] = {}
+        try:
+            for key, item in items:
+                if isinstance(item, UserError):
+                    yield key, item
+                    continue
+                flying[self.executor.submit(self._call, work, self.model, item)] = key
+                while len(flying) >= self.ahead:
+                    yield from _landed(flying)
+                yield from _landed(flying, at_once=True)
+            while flying:
+                yield from _landed(flying)
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+def _landed(flying: dict[Future[R], Any], *, at_once: bool = False) -> Iterator[tuple[Any, R | UserError]]:
+    """Answers of those calls that are done; waits for one unless `at_once`."""
+    done, _ = wait(flying, timeout=0 if at_once else None, return_when=FIRST_COMPLETED)
+    for future in done:
+        key = flying.pop(future)
+        try:
+            yield key, future.result()
+        except UserError as error:
+            yield key, error
+
+
+@contextmanager
+def threads(model: LoadedModel) -> Iterator[Engine]:
+    """Here: several networks side by side on a CPU, each with its share of the cores; one on a GPU."""
+    import torch
+
+    cores = torch.get_num_threads()
+    streams = min(MOST_STREAMS, cores) if model.device.type == "cpu" else 1
+    # set_num_threads is each thread's own matter, but also what new threads start with
+    pool = ThreadPoolExecutor(streams, "segment", torch.set_num_threads, (max(1, cores // streams),))
+    try:
+        yield Engine(pool, model, streams + 2, 1 if model.device.type == "cpu" else GPU_BATCH)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A weights file as it travels."""
+
+    content: bytes
+    name: str
+    sha256: str
+    device: str
+
+
+@contextmanager
+def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[Engine]:
+    """A dask.distributed cluster: weights go to each worker once, a task lost with its worker is done again.
+
+    Parameters
+    ----------
+    model : its file is what travels.
+    address : of the scheduler, ``tcp://host:8786``.
+    device : for the workers; each resolves it on its own machine.
+
+    Raises
+    ------
+    UserError
+        If dask.distributed is not installed, the scheduler does not answer or has no workers.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            "--scheduler needs dask.distributed: pip install 'napari-deepretina[cluster]'"
+        ) from None
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UserError(f"no dask scheduler answers at {address}: {error}") from None
+    with client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise UserError(
+                f"the scheduler at {address} has no workers; start some with 'dask worker {address}'"
+            )
+        packed = _Packed(model.path.read_bytes(), model.path.name, model.sha256, device)
+        sent = client.scatter(packed, broadcast=True, hash=False)
+        slots = sum(w["nthreads"] for w in workers.values())
+        yield Engine(client.get_executor(pure=False), sent, 2 * slots + 2, _call=_on_a_worker)
+
+
+_HERE: dict[tuple[str, str], LoadedModel] = {}
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _on_a_worker(work: Work[R], packed: _Packed, item: Any) -> R:
+    """Do the work with a network that this process builds once."""
+    key = (packed.sha256, packed.device)
+    with _ONE_AT_A_TIME:
+        if key not in _HERE:
+            _HERE.clear()
+            _HERE[key] = _unpacked(packed)
+    return work(_HERE[key], item)
+
+
+def _unpacked(packed: _Packed) -> LoadedModel:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / packed.name
+        path.write_bytes(packed.content)
+        return load_model(path, resolve_device(packed.device))
+
+
+def networks_here() -> tuple[int, list[str]]:
+    """Process id, and hashes of the weights that this process holds for a cluster: for the curious."""
+    return os.getpid(), [sha256 for sha256, _ in _HERE]
