@@ -27,8 +27,9 @@ def test_segment_writes_every_format(folder, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["segment", str(folder), "--out", str(out), "--format", "labels,rle,coco,rois,overlay"]
     assert main(arguments) == 0
-    names = {p.name for p in out.iterdir()}
+    names = {p.name for p in out.iterdir() if not p.name.startswith(".")}
     assert names == {
+        "summary.csv",
         "f0.tif",
         "f1.tif",
         "f0_rois.zip",
@@ -73,7 +74,7 @@ def test_segment_writes_every_format(folder, tmp_path, capsys):
 def test_odd_files_are_skipped_told_and_counted(folder, tmp_path, capsys):
     (folder / "broken.png").write_bytes(b"\x89PNG and no more")
     (folder / "many.tif").write_bytes(b"")
-    tifffile.imwrite(folder / "stack.tif", np.zeros((9, 9, 9, 9), np.uint8))
+    tifffile.imwrite(folder / "channels.tif", np.zeros((9, 9, 5), np.uint8), metadata={"axes": "YXC"})
     assert main(["segment", str(folder), "--out", str(tmp_path / "o")]) == 2
     told = capsys.readouterr()
     assert told.err.count("\n") == 1
@@ -97,7 +98,7 @@ def test_a_part_of_the_split_is_segmented_alone(tmp_path, capsys):
     split = tmp_path / "set_split.json"
     split.write_text(json.dumps({"train": ["f0", "f1"], "val": ["f2"]}))
     assert main(segment) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"f2.tif", "run.json"}
+    assert {p.name for p in (tmp_path / "out").glob("[!.]*")} == {"f2.tif", "summary.csv", "run.json"}
     assert main(["evaluate", "--truth", str(tmp_path / "set"), "--pred", str(tmp_path / "out")]) == 0
     split.write_text(json.dumps({"train": [], "val": ["elsewhere"]}))
     assert main([*segment, "--overwrite"]) == 2
@@ -117,7 +118,7 @@ def test_a_submission_as_the_competition_takes_it(tmp_path):
         Image.fromarray(image.astype(np.uint8)).save(tmp_path / "stage2" / name / "images" / f"{name}.png")
     arguments = ["segment", str(tmp_path / "stage2"), "--out", str(tmp_path / "out"), "--format", "rle"]
     assert main([*arguments, "--tta", "deep-retina", "--method", "original"]) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"submission.csv", "run.json"}
+    assert {p.name for p in (tmp_path / "out").glob("[!.]*")} == {"submission.csv", "summary.csv", "run.json"}
     lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
     assert lines[0] == "ImageId,EncodedPixels"
     assert lines[1] == "empty,"
@@ -145,6 +146,12 @@ def usage_cases(tmp_path):
     out = ["--out", str(tmp_path / "o")]
     return [
         (["segment", str(tmp_path / "no.png"), *out], "does not exist"),
+        (["segment"], "give images to segment"),
+        (["segment", str(image)], "give --out DIR"),
+        (["segment", str(image), *out, "--resume", "--overwrite"], "give one of them"),
+        (["segment", str(image), *out, "--axes", "ZYX"], "axes 'ZYX' do not fit"),
+        (["segment", "--replay", str(image), *out], "does not tell of a run"),
+        (["segment", str(image), *out, "--scheduler", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
         (["segment", str(tmp_path / "empty"), *out], "holds no images"),
         (["segment", str(image), *out, "--format", "png"], "--format png is not known"),
         (["segment", str(image), *out, "--score", "2"], "score='2'"),
@@ -162,7 +169,7 @@ def usage_cases(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("number", range(15))
+@pytest.mark.parametrize("number", range(21))
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, number):
     import re
 
@@ -174,7 +181,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, number):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["segment"], ["dance"], ["sample", "cat", "--out", "x.png"]])
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["sample", "cat", "--out", "x.png"]])
 def test_bad_usage_is_one_line_and_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from napari_deepretina import __version__
 from napari_deepretina.cli_inspect import add_inspect
+from napari_deepretina.cli_segment import add_segment
 from napari_deepretina.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,83 +41,13 @@ def _parser() -> _Parser:
     parser = _Parser(prog="napari-deepretina", description="Find, score and learn nuclei.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_segment(commands)
+    add_segment(commands)
     _add_evaluate(commands)
     _add_train(commands)
     _add_weights(commands)
     _add_sample(commands)
     add_inspect(commands)
     return parser
-
-
-def _add_segment(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = commands.add_parser("segment", help="find the nuclei in images")
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="image files, folders, globs, .zip archives, Kaggle folders or OME-Zarr",
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where results go")
-    parser.add_argument(
-        "--format",
-        default="labels",
-        metavar="LIST",
-        help="comma-separated: labels, rle, coco, polygons, rois, features, overlay (default labels)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
-    parser.add_argument(
-        "--part",
-        choices=("train", "val"),
-        help="only these images of the split in or beside the input (default all)",
-    )
-    _add_settings(parser)
-    parser.set_defaults(run=_segment)
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option a field of SegmentSettings, with its default and its help."""
-    from typing import Literal, get_args, get_origin
-
-    from napari_deepretina.inference.settings import SegmentSettings
-
-    for name, field in SegmentSettings.model_fields.items():
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-        default = "" if field.default is None else f" (default {field.default})"
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            dest=f"setting_{name}",
-            choices=choices,
-            metavar=None if choices else name.upper(),
-            help=(field.description or "").replace("%", "%%") + default,
-        )
-
-
-def _segment(arguments: argparse.Namespace) -> int:
-    from napari_deepretina.inference.batch import FORMATS, segment_files
-    from napari_deepretina.inference.settings import make_settings
-    from napari_deepretina.inference.sources import find_sources
-
-    formats = [f for f in arguments.format.split(",") if f]
-    if wrong := [f for f in formats if f not in FORMATS]:
-        raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
-    given = {
-        k.removeprefix("setting_"): v
-        for k, v in vars(arguments).items()
-        if k.startswith("setting_") and v is not None
-    }
-    result = segment_files(
-        find_sources(arguments.inputs, arguments.part),
-        arguments.out,
-        make_settings(**given),
-        formats=formats,
-        overwrite=arguments.overwrite,
-    )
-    if result.skipped:
-        total = len(result.skipped) + len(result.done)
-        first = next(iter(result.skipped.values()))
-        raise UserError(f"{len(result.skipped)} of {total} images were skipped, the others are done: {first}")
-    return 0
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Give a path beside the destination to write to; rename it when the block ends well.
 
     The folder is made if need be. On any failure the part is removed and the old file, if
-    there is one, stays as it was.
+    there is one, stays as it was. What is written may be a folder.
 
     Raises
     ------
@@ -26,12 +27,16 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
+        if beside.is_dir() and path.is_dir():
+            shutil.rmtree(path)
         os.replace(beside, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         # Not missing_ok alone: where the folder is not one, even unlink complains.
-        if beside.parent.is_dir():
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        elif beside.parent.is_dir():
             beside.unlink(missing_ok=True)
 
 

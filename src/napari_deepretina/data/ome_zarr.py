@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 
 
@@ -14,13 +15,13 @@ def is_ome_zarr(path: Path) -> bool:
     return path.is_dir() and bool(_multiscales(path))
 
 
-def open_ome_zarr(path: Path) -> Any:
-    """The image at full resolution as an array of dask, (y, x) or (y, x, channel).
+def open_ome_zarr(path: Path) -> Picture:
+    """The image at full resolution as an array of dask, axes of one position left out.
 
     Raises
     ------
     UserError
-        If it cannot be read, or holds several time points or planes.
+        If it cannot be read.
     """
     import dask.array
 
@@ -34,21 +35,9 @@ def open_ome_zarr(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as OME-Zarr: {error!r}") from None
     if len(axes) != level.ndim or axes[-2:] != ["y", "x"]:
         raise UserError(f"{path} has axes {axes} and shape {level.shape}; an image ends with y and x")
-    index: list[Any] = []
-    for name, extent in zip(axes[:-2], level.shape, strict=False):
-        if name == "c":
-            index.append(slice(None))
-        elif extent == 1:
-            index.append(0)
-        else:
-            raise UserError(
-                f"{path} has {extent} positions along {name}; open it in napari to segment one of its planes"
-            )
-    image = level[tuple(index)]
-    if image.ndim == 3:
-        image = dask.array.moveaxis(image, 0, -1)
-        image = image[..., 0] if image.shape[-1] == 1 else image
-    return image
+    many = [i for i, extent in enumerate(level.shape) if extent > 1 or i >= level.ndim - 2]
+    image = level[tuple(slice(None) if i in many else 0 for i in range(level.ndim))]
+    return Picture(image, "".join(str(axes[i])[0].upper() for i in many))
 
 
 def _multiscales(path: Path) -> list[dict[str, Any]]:

@@ -1,148 +1,289 @@
-"""Many images, one after the other, each result written as soon as it is there."""
+"""Many images: decoded ahead of the network, each result written as soon as it is there."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from napari_deepretina.data.normalise import check_image
+from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
-from napari_deepretina.export.coco import write_coco
-from napari_deepretina.export.features import write_features
-from napari_deepretina.export.rle_csv import write_rle_csv
-from napari_deepretina.export.rois import write_rois
-from napari_deepretina.export.tiff import overlay, write_image, write_labels
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
-from napari_deepretina.inference.segment import Segmentation, segment_steps
+from napari_deepretina.inference.engine import Engine, cluster, threads
+from napari_deepretina.inference.plan import Plan, make_plan
+from napari_deepretina.inference.results import Journal, Places, Record, write_joint, write_one
+from napari_deepretina.inference.segment import Segmentation, segment_steps, select_channel
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
-from napari_deepretina.inference.steps import drain
-from napari_deepretina.instances import Instances
-from napari_deepretina.model.weights import load_model
+from napari_deepretina.inference.stacks import StackSegmentation, segment_stack, whole_images
+from napari_deepretina.inference.steps import Progress, Steps
+from napari_deepretina.inference.tiles import needs_tiles
+from napari_deepretina.model.weights import LoadedModel, load_model
 
-FORMATS = ("labels", "rle", "coco", "polygons", "rois", "features", "overlay")
-
-JOINT_FILES = {
-    "rle": "submission.csv",
-    "coco": "instances.json",
-    "polygons": "polygons.json",
-    "features": "features.csv",
-}
-"""Formats that put all images into one file."""
+Done = Segmentation | StackSegmentation
+_Read = tuple[Source, Picture | None, float]
+"""A source, what was read of it, and when that began."""
 
 
 @dataclass
 class BatchResult:
-    """What came of a batch: (name, nuclei) of each image done, and messages of those skipped."""
+    """What came of a batch: records of the images done, by name, and messages of those skipped."""
 
-    done: list[tuple[str, Instances]] = field(default_factory=list)
+    done: dict[str, Record] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
+    before: int = 0
+    """Images that an earlier run had done already."""
 
 
 def segment_files(
     sources: Sequence[Source],
-    out: Path,
+    places: Places,
     settings: SegmentSettings,
     *,
-    formats: Sequence[str] = ("labels",),
-    overwrite: bool = False,
+    standing: str = "refuse",
+    scheduler: str = "",
+    asked: dict[str, Any] | None = None,
     tell: Callable[[str], None] = print,
 ) -> BatchResult:
-    """Segment images into a folder; an image that cannot be read or segmented is skipped.
+    """Segment images and stacks; one that cannot be read or segmented is skipped.
 
-    Writes ``<name>.tif`` (labels), ``<name>_rois.zip`` (rois), ``<name>_overlay.png`` (overlay),
-    ``submission.csv`` (rle), ``instances.json`` (coco), ``polygons.json`` (polygons), ``features.csv``
-    (features), and always ``run.json``.
+    Writes ``<name>.tif`` (labels), ``<name>.zarr`` (zarr), ``<name>_rois.zip`` (rois), ``<name>_overlay.png``
+    (overlay), ``submission.csv`` (rle), ``instances.json`` (coco), ``polygons.json`` (polygons),
+    ``features.csv`` (features), and always ``summary.csv`` and ``run.json``.
+
+    Parameters
+    ----------
+    standing : what to do where results are there already: ``refuse``, ``overwrite``, or ``resume``, which
+        leaves out the images that are done, and goes on with an image in tiles that was interrupted.
+    scheduler : address of a dask.distributed cluster that does the work.
+    asked : more for run.json, so that the run can be repeated: see `replay`.
+    tell : gets a line for each image.
 
     Raises
     ------
     UserError
-        If files stand in the way and `overwrite` is off, the folder cannot be written to, or the
-        weights or the device cannot be used.
+        If files stand in the way, the folder cannot be written to, or the weights, the device or the cluster
+        cannot be used.
     """
-    _refuse_overwriting(sources, out, formats, overwrite)
-    model = load_model(settings.weights, resolve_device(settings.device))
-    result, images, last = BatchResult(), {}, None
-    tables: list[tuple[str, dict[str, Any]]] = []
-    for number, source in enumerate(sources, start=1):
-        begun = time.perf_counter()
+    steps = segment_files_steps(
+        sources, places, settings, standing=standing, scheduler=scheduler, asked=asked
+    )
+    while True:
         try:
-            last = drain(segment_steps(source.read(), model, settings))
-        except UserError as error:
-            result.skipped[source.where] = str(error)
-            tell(f"[{number}/{len(sources)}] {source.name}: skipped, {error}")
-            continue
-        result.written += _write_one(source, last, out, formats)
-        result.done.append((source.name, last.instances))
-        if "features" in formats:
-            tables.append((source.name, last.features()))
-        seconds = round(time.perf_counter() - begun, 3)
-        images[source.name] = {"nuclei": len(last.instances), "seconds": seconds, **last.seconds}
-        tell(f"[{number}/{len(sources)}] {source.name}: {len(last.instances)} nuclei, {seconds:.1f} s")
-    classes = model.info.architecture.classes
-    joint: dict[str, Callable[[Path], None]] = {
-        "rle": lambda path: write_rle_csv(result.done, path),
-        "coco": lambda path: write_coco(result.done, path, classes),
-        "polygons": lambda path: write_coco(result.done, path, classes, polygons=True),
-        "features": lambda path: write_features(tables, path),
-    }
-    for name in (f for f in JOINT_FILES if f in formats):
-        joint[name](out / JOINT_FILES[name])
-        result.written.append(out / JOINT_FILES[name])
-    _write_run(out, settings, last, images, result.skipped)
+            step = next(steps)
+        except StopIteration as end:
+            result: BatchResult = end.value
+            return result
+        if step.text:
+            tell(step.text)
+
+
+def segment_files_steps(
+    sources: Sequence[Source],
+    places: Places,
+    settings: SegmentSettings,
+    *,
+    standing: str = "refuse",
+    scheduler: str = "",
+    asked: dict[str, Any] | None = None,
+) -> Steps[BatchResult]:
+    """The same in steps, one an image; what is done when it is cancelled can be resumed."""
+    there = places.standing(sources)
+    if there and standing == "refuse":
+        raise UserError(
+            f"{len(there)} results are there already, e.g. {there[0]}; choose another folder, or pass "
+            "--resume to keep them or --overwrite to replace them"
+        )
+    model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
+    journal = Journal(places, _key(model, settings))
+    result = BatchResult()
+    if standing == "resume":
+        result.done = _still_there(journal.read(), sources, places)
+    if not result.done:
+        journal.begin()
+    result.before = len(result.done)
+    if result.before:
+        yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
+    run = _Run(places, settings, model, journal, result, len(sources))
+    where: AbstractContextManager[Engine] = (
+        cluster(model, scheduler, settings.device) if scheduler else threads(model)
+    )
+    with where as engine:
+        yield from run.go([s for s in sources if s.name not in result.done], engine)
+    order = {s.name: k for k, s in enumerate(sources)}
+    records = sorted(result.done.values(), key=lambda r: order[r.name])
+    result.written += write_joint(records, places, model.info.architecture.classes)
+    _write_run(places, settings, run.last, records, {**(asked or {}), "skipped": result.skipped})
+    shutil.rmtree(places.hidden / "tiles", ignore_errors=True)
     return result
 
 
-def _paths(source: Source, out: Path, formats: Sequence[str]) -> dict[str, Path]:
-    endings = {"labels": ".tif", "rois": "_rois.zip", "overlay": "_overlay.png"}
-    return {f: out / f"{source.name}{e}" for f, e in endings.items() if f in formats}
+@dataclass
+class _Run:
+    """A batch under way."""
 
+    places: Places
+    settings: SegmentSettings
+    model: LoadedModel
+    journal: Journal
+    result: BatchResult
+    count: int
+    last: Done | None = None
 
-def _refuse_overwriting(
-    sources: Sequence[Source], out: Path, formats: Sequence[str], overwrite: bool
-) -> None:
-    if overwrite:
-        return
-    wanted = [p for s in sources for p in _paths(s, out, formats).values()]
-    wanted += [out / n for f, n in JOINT_FILES.items() if f in formats]
-    standing = [p for p in wanted if p.exists()]
-    if standing:
-        raise UserError(
-            f"{len(standing)} results are there already, e.g. {standing[0]}; "
-            "choose another folder or pass --overwrite"
+    def go(self, sources: Sequence[Source], engine: Engine) -> Steps[None]:
+        """All images: small ones together, large ones and stacks by themselves."""
+        large: list[tuple[Source, Picture]] = []
+        work = partial(whole_images, self.settings)
+        for group, answers in engine.map(work, self._batches(sources, large, engine.batch)):
+            if isinstance(answers, UserError):
+                for source, _, _ in group:
+                    yield self._skip(source, answers)
+                continue
+            for (source, picture, begun), answer in zip(group, answers, strict=True):
+                assert picture is not None
+                yield self._keep(source, picture, answer, begun)
+            while large:
+                yield from self._large(*large.pop(0), engine)
+        while large:
+            yield from self._large(*large.pop(0), engine)
+
+    def _batches(
+        self, sources: Sequence[Source], large: list[tuple[Source, Picture]], most: int
+    ) -> Iterator[tuple[list[_Read], list[Any] | UserError]]:
+        """Small images in groups of one size; what is not small goes to `large`."""
+        group: list[_Read] = []
+        pixels: list[Any] = []
+        size: tuple[int, int] | None = None
+        for source in sources:
+            begun = time.perf_counter()
+            try:
+                picture = source.read()
+                plan = self._plan(picture)
+            except UserError as error:
+                yield [(source, None, begun)], error
+                continue
+            if plan is None:
+                large.append((source, picture))
+                if len(large) > 1:  # let it be done before more are read
+                    yield [], []
+                continue
+            if pixels and (plan.padded != size or len(pixels) >= most):
+                yield group, pixels
+                group, pixels = [], []
+            size = plan.padded
+            group.append((source, picture, begun))
+            pixels.append(np.asarray(picture.plane()))
+        if pixels:
+            yield group, pixels
+
+    def _plan(self, picture: Picture) -> Plan | None:
+        """How a small image will be laid out; None if it is large or a stack. UserError if it is neither."""
+        for_one = picture.plane((0,) * len(picture.extent))
+        shape = check_image(select_channel(for_one, self.settings.channel))
+        info = self.model.info
+        plan = make_plan(
+            shape, info.architecture, trained_diameter=info.diameter, diameter=self.settings.diameter
         )
+        return None if picture.extent or needs_tiles(plan, self.settings.tile) else plan
+
+    def _large(self, source: Source, picture: Picture, engine: Engine) -> Steps[None]:
+        begun = time.perf_counter()
+        try:
+            steps: Steps[Any]
+            if picture.extent:
+                steps = segment_stack(picture, self.model, self.settings, engine=engine)
+            else:
+                keep = self.places.hidden / "tiles"
+                steps = segment_steps(picture.plane(), self.model, self.settings, engine=engine, keep=keep)
+            while True:
+                try:
+                    yield Progress(self._done(next(steps).done), "")
+                except StopIteration as end:
+                    answer = end.value
+                    break
+        except UserError as error:
+            yield self._skip(source, error)
+            return
+        yield self._keep(source, picture, answer, begun)
+
+    def _keep(self, source: Source, picture: Picture, answer: Done, begun: float) -> Progress:
+        record, paths = write_one(source, picture, answer, self.places)
+        seconds = round(time.perf_counter() - begun, 3)
+        record.told["seconds"] = seconds
+        self.journal.add(record)
+        self.result.done[source.name] = record
+        self.result.written += paths
+        self.last = answer
+        return self._tell(f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s")
+
+    def _skip(self, source: Source, error: UserError) -> Progress:
+        self.result.skipped[source.where] = str(error)
+        return self._tell(f"{source.name}: skipped, {error}")
+
+    def _tell(self, text: str) -> Progress:
+        number = len(self.result.done) + len(self.result.skipped)
+        return Progress(self._done(0), f"[{number}/{self.count}] {text}")
+
+    def _done(self, within: float) -> float:
+        return (len(self.result.done) + len(self.result.skipped) + within) / max(1, self.count)
 
 
-def _write_one(source: Source, segmentation: Segmentation, out: Path, formats: Sequence[str]) -> list[Path]:
-    paths = _paths(source, out, formats)
-    if "labels" in paths:
-        write_labels(segmentation.labels, paths["labels"])
-    if "rois" in paths:
-        write_rois(segmentation.instances, paths["rois"])
-    if "overlay" in paths:
-        image = np.asarray(source.read())
-        channel = segmentation.settings.channel
-        shown = image if channel is None or image.ndim == 2 else image[..., channel]
-        write_image(overlay(shown, segmentation.labels), paths["overlay"])
-    return list(paths.values())
+def _key(model: LoadedModel, settings: SegmentSettings) -> str:
+    """Equal for runs that give the same results, whatever device they run on."""
+    decides = settings.model_dump(mode="json", exclude={"device", "weights"})
+    text = json.dumps([model.sha256, decides], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _still_there(records: dict[str, Record], sources: Sequence[Source], places: Places) -> dict[str, Record]:
+    """Records whose files nobody took away."""
+    kept = {}
+    for source in sources:
+        record = records.get(source.name)
+        whole = {f: p for f, p in places.of(source).items() if f in ("labels", "zarr")}
+        planes = [e.name.removeprefix(source.name) for e in record.entries] if record else []
+        files = [*whole.values(), *(p for s in planes for p in places.of(source, s).values())]
+        if record and all(p.exists() for p in files):
+            kept[source.name] = record
+    return kept
 
 
 def _write_run(
-    out: Path,
+    places: Places,
     settings: SegmentSettings,
-    last: Segmentation | None,
-    images: dict[str, Any],
-    skipped: dict[str, str],
+    last: Done | None,
+    records: Sequence[Record],
+    more: dict[str, Any],
 ) -> None:
-    run = last.provenance() if last else {"settings": settings.model_dump(mode="json")}
-    for single in ("seconds", "scale"):
+    """Versions, weights, settings, device, what was asked for, and what came of each image."""
+    path = places.out / "run.json"
+    run = last.provenance() if last else _earlier(path)
+    for single in ("seconds", "scale", "stack"):
         run.pop(single, None)
-    with written_whole(out / "run.json") as part:
-        part.write_text(json.dumps({**run, "images": images, "skipped": skipped}, indent=2), "utf-8")
+    images = {r.name: r.told for r in records}
+    run |= {"settings": settings.model_dump(mode="json") | run.get("settings", {}), **more, "images": images}
+    if last:
+        run["settings"] |= {k: getattr(settings, k) for k in ("device", "channel")}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(run, indent=2), "utf-8")
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """What the run said that did all the work before this one."""
+    try:
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told

@@ -39,6 +39,30 @@ class Prediction:
     """What did not go as asked, e.g. that a GPU ran out of memory and the CPU took over."""
 
 
+def predict_together(
+    model: LoadedModel, images: Sequence[NDArray[Any]], diameter: float | None, limits: Limits
+) -> Steps[list[Prediction]]:
+    """As `predict` of each image with one view, in one batch; their plans must have the same size."""
+    original = model.info.architecture.is_matterport
+    lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
+    looks: list[_Look] = []
+    inputs = []
+    for image in images:
+        shape = (as_rgb(image).shape[0], image.shape[1])
+        (look,) = _looks(model, shape, diameter, (View(),), shifted=False, scale=None)
+        pixels: NDArray[Any] = eight_bit(image, None) if original else normalise(image, None)
+        looks.append(look)
+        inputs.append(lay(pixels, look.plan))
+    windows = torch.tensor([look.plan.window for look in looks])
+    found, device, notes = yield from _detect_somehow(model, torch.cat(inputs), windows, limits)
+    predictions = []
+    for one, look in zip(found, looks, strict=True):
+        raw = replace(look.view.restore(unlay(one, look.plan), look.plan.shape), thinned=limits.nms)
+        told = look.plan.fingerprint(model.sha256, repr(look.view), None)
+        predictions.append(Prediction(replace(raw, fingerprint=told), look.plan, device, list(notes)))
+    return predictions
+
+
 @dataclass(frozen=True)
 class _Look:
     """A view with its plan and its number; the same look may count for several views."""

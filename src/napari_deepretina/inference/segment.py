@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import make_plan
-from napari_deepretina.inference.predict import Prediction, predict
+from napari_deepretina.inference.predict import Prediction, predict, predict_together
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import Tile, needs_tiles, predict_tiled
@@ -167,6 +167,20 @@ def segment_steps(
     return _finished(prediction, model, settings, begun)
 
 
+def segment_together(
+    images: Sequence[NDArray[Any]], model: LoadedModel, settings: SegmentSettings
+) -> list[Segmentation]:
+    """Small images of one size, in one call of the network where each is looked at once."""
+    if len(images) <= 1 or settings.tta != "none":
+        return [drain(segment_steps(image, model, settings)) for image in images]
+    begun = time.perf_counter()
+    limits = strict_limits(settings.postprocessing(model.info))
+    chosen = [select_channel(image, settings.channel) for image in images]
+    found = drain(predict_together(model, chosen, settings.diameter, limits))
+    begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time
+    return [_finished(one, model, settings, begun) for one in found]
+
+
 def _unfinished(
     step: Progress, views: int | None, model: LoadedModel, settings: SegmentSettings, begun: float
 ) -> Segmentation:
@@ -212,6 +226,14 @@ def _finished(
             "classes": "\n".join(model.info.architecture.classes),
         },
     )
+
+
+def empty_segmentation(shape: tuple[int, int], model: LoadedModel, settings: SegmentSettings) -> Segmentation:
+    """No nuclei, for an image of this (height, width) that need not be looked at."""
+    info = model.info
+    plan = make_plan(shape, info.architecture, trained_diameter=info.diameter, diameter=settings.diameter)
+    nothing = Prediction(RawInstances.empty(shape), plan, model.device, [])
+    return _finished(nothing, model, settings, time.perf_counter())
 
 
 def strict_limits(chosen: PostprocessSettings) -> Limits:

@@ -28,6 +28,13 @@ class SegmentSettings(PostprocessSettings):
     tile: int = Field(default=1280, ge=256, le=8192)
     """Side of the tiles that large images are cut into, in pixels of the network's input; memory grows with
     its square."""
+    planes: str = "all"
+    """Stacks: all planes, one by its number, or a range such as 3:9, counted from 0, the end left out."""
+    link: float = Field(default=0, ge=0, le=1)
+    """Stacks: nuclei of neighbouring planes with at least this overlap (IoU) get one id, as 3D objects or
+    tracks; 0 leaves planes apart."""
+    link_gap: int = Field(default=0, ge=0, le=20)
+    """Planes that a linked nucleus may be missing from."""
     diameter: float | None = Field(default=None, gt=0)
     """Expected nucleus diameter in pixels; none keeps the image's scale, but enlarges small images."""
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from napari_deepretina.data.files import Folder, Tree, decode_image, is_image, open_tree, stem
+from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, stem
 from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
+from napari_deepretina.data.picture import Picture, decode_picture, read_picture
 from napari_deepretina.data.split import find_split
 from napari_deepretina.errors import UserError
 
@@ -27,12 +25,18 @@ class Source:
     ----------
     name : results are called by it.
     where : told in messages.
-    read : gives the image, as an array of numpy or dask, or raises UserError.
+    read : gives the image or the stack, or raises UserError.
+    folder : where results beside the image go.
     """
 
     name: str
     where: str
-    read: Callable[[], Any]
+    read: Callable[[], Picture]
+    folder: Path
+
+
+OUR_ENDINGS = ("_labels", "_overlay", "_rois")
+"""What results beside an image are called after its name: no images to look at."""
 
 
 def find_sources(inputs: Sequence[str], part: str | None = None) -> list[Source]:
@@ -68,7 +72,7 @@ def _sources(text: str, part: str | None) -> Iterator[Source]:
     path = Path(text).expanduser()
     if is_ome_zarr(path):
         name = path.name.removesuffix(".zarr").removesuffix(".ome")
-        yield Source(name, str(path), partial(open_ome_zarr, path))
+        yield Source(name, str(path), partial(open_ome_zarr, path), path.parent)
     elif path.is_dir() or path.suffix.lower() == ".zip":
         tree = open_tree(path)
         found = list(_in_tree(path, tree))
@@ -87,8 +91,7 @@ def _sources(text: str, part: str | None) -> Iterator[Source]:
 
 
 def _file(path: Path) -> Source:
-    folder = Folder(path.parent)
-    return Source(stem(path.name), str(path), partial(_read, folder, path.name, str(path)))
+    return Source(stem(path.name), str(path), partial(read_picture, path), path.parent)
 
 
 def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
@@ -109,15 +112,24 @@ def _in_tree(path: Path, tree: Tree) -> Iterator[Source]:
     if is_kaggle(names) or paired:
         names = [n for n in names if n.split("/")[-2:][0].lower() in IMAGE_FOLDERS]
     elif isinstance(tree, Folder):
-        names = [n for n in names if "/" not in n]
+        names = [n for n in names if "/" not in n and not _is_ours(n, names)]
     for name in names:
         where = f"{path}/{name}"
-        yield Source(stem(name), where, partial(_read, tree, name, where))
+        if isinstance(tree, Folder):
+            yield Source(stem(name), where, partial(read_picture, path / name), (path / name).parent)
+        else:
+            yield Source(stem(name), where, partial(_read, tree, name, where), path.parent)
 
 
-def _read(tree: Tree, name: str, where: str) -> NDArray[Any]:
+def _is_ours(name: str, names: Sequence[str]) -> bool:
+    """Whether a file is what an earlier run put beside one of the images."""
+    of = next((stem(name).removesuffix(e) for e in OUR_ENDINGS if stem(name).endswith(e)), None)
+    return of is not None and any(stem(n) == of for n in names)
+
+
+def _read(tree: Tree, name: str, where: str) -> Picture:
     try:
         content = tree.read(name)
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
-    return decode_image(content, where)
+    return decode_picture(content, where)

@@ -128,15 +128,23 @@ class Instances:
                 return int(labels[window][mask][other][0]) - 1, place
         return None
 
-    def to_labels(self) -> LabelImage:
+    def to_labels(self, rows: slice = slice(None)) -> LabelImage:
         """Paint the objects as ids 1…N in their order; where they meet, the first keeps the pixel.
+
+        Parameters
+        ----------
+        rows : of the image, to paint a part of it only.
 
         Returns
         -------
-        (H, W) int32.
+        (H, W) int32, or as many rows as asked for.
         """
-        labels = np.zeros(self.shape, np.int32)
-        for label, (window, mask) in enumerate(self, start=1):
-            view = labels[window]
-            view[mask & (view == 0)] = label
+        top, bottom, _ = rows.indices(self.shape[0])
+        labels = np.zeros((bottom - top, self.shape[1]), np.int32)
+        boxes, masks = self.boxes, self.masks
+        for k in np.flatnonzero((boxes[:, 1] < bottom) & (boxes[:, 3] > top)).tolist():
+            x0, y0, x1, y1 = boxes[k].tolist()
+            view = labels[max(y0, top) - top : y1 - top, x0:x1]
+            mask = masks[k][max(0, top - y0) : bottom - y0]
+            view[mask & (view == 0)] = k + 1
         return labels

@@ -1,0 +1,176 @@
+"""The command ``segment``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_deepretina.errors import UserError
+
+if TYPE_CHECKING:
+    from napari_deepretina.data.picture import Picture
+    from napari_deepretina.inference.sources import Source
+
+
+def add_segment(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser("segment", help="find the nuclei in images")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="image files, stacks, folders, globs, .zip archives, Kaggle folders or OME-Zarr",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go")
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="put each image's results into its own folder, and those of all into --out (default: the folder "
+        "of the first image)",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="LIST",
+        help="comma-separated: labels, zarr, rle, coco, polygons, rois, features, overlay (default labels)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out images that are done; go on with one in tiles"
+    )
+    parser.add_argument(
+        "--part",
+        choices=("train", "val"),
+        help="only these images of the split in or beside the input (default all)",
+    )
+    parser.add_argument(
+        "--axes", metavar="LETTERS", help="of the images, e.g. TYX or CZYX, where the files do not tell"
+    )
+    parser.add_argument(
+        "--scheduler", default="", metavar="ADDRESS", help="dask.distributed cluster, tcp://host:8786"
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="RUN.JSON",
+        help="repeat a run: its inputs, settings and weights, unless others are given",
+    )
+    _add_settings(parser)
+    parser.set_defaults(run=_segment)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option a field of SegmentSettings, with its default and its help."""
+    from typing import Literal, get_args, get_origin
+
+    from napari_deepretina.inference.settings import SegmentSettings
+
+    for name, field in SegmentSettings.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        default = "" if field.default is None else f" (default {field.default})"
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"setting_{name}",
+            choices=choices,
+            metavar=None if choices else name.upper(),
+            help=(field.description or "").replace("%", "%%") + default,
+        )
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    from napari_deepretina.inference.batch import segment_files
+    from napari_deepretina.inference.results import FORMATS, Places
+    from napari_deepretina.inference.settings import make_settings
+
+    asked = _recorded(arguments.replay) if arguments.replay else {"settings": {}}
+    asked["settings"] |= {
+        k.removeprefix("setting_"): v
+        for k, v in vars(arguments).items()
+        if k.startswith("setting_") and v is not None
+    }
+    for name, value in (("part", arguments.part), ("axes", arguments.axes), ("formats", arguments.format)):
+        asked[name] = value or asked.get(name)
+    asked["inputs"] = [_lasting(text) for text in arguments.inputs] or asked.get("inputs", [])
+    asked["beside"] = arguments.beside or asked.get("beside", False)
+    if not asked["inputs"]:
+        raise UserError("give images to segment, or --replay with the run.json of an earlier run")
+    if arguments.overwrite and arguments.resume:
+        raise UserError("--overwrite replaces what --resume would keep: give one of them")
+    formats = [f for f in (asked["formats"] or "labels").split(",") if f]
+    if wrong := [f for f in formats if f not in FORMATS]:
+        raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
+    sources = _sources(asked)
+    out = arguments.out or (sources[0].folder if asked["beside"] else None)
+    if out is None:
+        raise UserError("give --out DIR, where results go, or --beside")
+    settings = make_settings(**asked.pop("settings"))
+    result = segment_files(
+        sources,
+        Places(out, formats, asked["beside"]),
+        settings,
+        standing="overwrite" if arguments.overwrite else "resume" if arguments.resume else "refuse",
+        scheduler=arguments.scheduler,
+        asked=asked,
+    )
+    if result.skipped:
+        _tell_skipped(result.skipped, len(result.done))
+    return 0
+
+
+def _tell_skipped(skipped: dict[str, str], done: int) -> None:
+    """All errors once more at the end, where they are seen."""
+    print(f"{len(skipped)} were skipped:")
+    for where, reason in skipped.items():
+        print(f"  {where}: {reason}")
+    first = next(iter(skipped.values()))
+    total = len(skipped) + done
+    raise UserError(f"{len(skipped)} of {total} images were skipped, the others are done: {first}")
+
+
+def _lasting(text: str) -> str:
+    """An input as run.json keeps it: good from any folder."""
+    return str(Path(text).expanduser().absolute())
+
+
+def _sources(asked: dict[str, Any]) -> list[Source]:
+    from napari_deepretina.inference.sources import find_sources
+
+    sources = find_sources(asked["inputs"], asked["part"])
+    if not asked["axes"]:
+        return sources
+    axes = asked["axes"].upper()
+    return [replace(s, read=partial(_with_axes, s, axes)) for s in sources]
+
+
+def _with_axes(source: Source, axes: str) -> Picture:
+    return replace(source.read(), axes=axes)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a run.json, or the metadata of a labels layer, tells of a run.
+
+    Raises
+    ------
+    UserError
+        If it is neither, or its weights are not at hand any more.
+    """
+    from napari_deepretina.model.weights import find, sha256_of
+
+    try:
+        run = json.loads(path.expanduser().read_text("utf-8"))
+        settings, sha256 = dict(run["settings"]), run["weights"]["sha256"]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} does not tell of a run: give a run.json written by 'segment'") from None
+    if sha256_of(find(settings["weights"])) != sha256:
+        raise UserError(
+            f"{path} was made with other weights (SHA-256 {sha256[:12]}…) than {settings['weights']!r} is; "
+            "give --weights with that file"
+        )
+    return {k: run.get(k) for k in ("inputs", "part", "axes", "formats", "beside") if run.get(k)} | {
+        "settings": settings
+    }

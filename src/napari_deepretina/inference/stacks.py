@@ -1,0 +1,247 @@
+"""Time series and z-stacks: plane by plane, and nuclei of neighbouring planes joined."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.data.normalise import intensity_range, overview
+from napari_deepretina.data.picture import Picture
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.engine import Engine
+from napari_deepretina.inference.linking import Linker
+from napari_deepretina.inference.segment import (
+    Segmentation,
+    empty_segmentation,
+    segment_steps,
+    segment_together,
+    select_channel,
+)
+from napari_deepretina.inference.settings import SegmentSettings
+from napari_deepretina.inference.steps import Patch, Progress, Steps
+from napari_deepretina.inference.tiles import is_empty
+from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.model.weights import LoadedModel
+
+IN_MEMORY = 2**30
+"""Label stacks of more bytes lie in a temporary file that is mapped into memory."""
+LOOKED_OVER = 16
+"""Planes that the range of intensities of the whole stack is told from."""
+Index = tuple[int, ...]
+
+
+@dataclass
+class StackSegmentation:
+    """What became of a stack; grows while it is worked on.
+
+    Attributes
+    ----------
+    labels : (…, H, W) int32, the picture's planes first; planes that were not asked for hold 0.
+    axes : a letter for each of its axes.
+    planes : result of each plane that is done, by its position; their raw detections are not kept.
+    ids : id in `labels` of each of a plane's instances.
+    settings, weights : as in `Segmentation`.
+    """
+
+    labels: NDArray[np.int32]
+    axes: str
+    settings: SegmentSettings
+    weights: dict[str, str]
+    planes: dict[Index, Segmentation] = field(default_factory=dict)
+    ids: dict[Index, NDArray[np.int32]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Objects, those of linked planes counted once."""
+        return max((int(ids.max(initial=0)) for ids in self.ids.values()), default=0)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time per phase, all planes together."""
+        kinds = ("network", "postprocess")
+        return {k: round(sum(p.seconds[k] for p in self.planes.values()), 4) for k in kinds}
+
+    def features(self) -> dict[str, NDArray[Any]]:
+        """Columns of a table with one row an object, row i for id i + 1.
+
+        ``label``, ``score`` and ``votes`` (the best of its planes), ``area`` (pixels, all planes together),
+        ``class``, ``planes`` (how many), ``first`` and ``last`` (along the last plane axis).
+        """
+        n = self.count
+        table: dict[str, NDArray[Any]] = {
+            "label": np.arange(1, n + 1), "score": np.zeros(n), "votes": np.zeros(n, np.int32),
+            "area": np.zeros(n, np.int64), "class": np.full(n, "", object), "planes": np.zeros(n, np.int32),
+            "first": np.full(n, np.iinfo(np.int32).max, np.int32), "last": np.full(n, -1, np.int32),
+        }  # fmt: skip
+        for index, ids in self.ids.items():
+            rows, seen = ids - 1, self.planes[index].features()
+            np.add.at(table["area"], rows, seen["area"])
+            np.add.at(table["planes"], rows, 1)
+            for name, value in (("score", seen["score"]), ("votes", seen["votes"]), ("last", index[-1])):
+                np.maximum.at(table[name], rows, value)
+            np.minimum.at(table["first"], rows, index[-1])
+            table["class"][rows] = seen["class"]
+        return table
+
+    def provenance(self) -> dict[str, Any]:
+        """What is needed to repeat the run, as of `Segmentation`."""
+        told = next(iter(self.planes.values())).provenance() if self.planes else {}
+        extent = list(self.labels.shape[:-2])
+        return {
+            **told,
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "stack": {"axes": self.axes, "shape": extent},
+        }
+
+
+def segment_stack(
+    picture: Picture,
+    model: LoadedModel,
+    settings: SegmentSettings,
+    *,
+    engine: Engine | None = None,
+) -> Steps[StackSegmentation]:
+    """Segment the planes that the settings ask for, and link them if they say so.
+
+    Planes that are empty beside the rest of the stack are skipped.
+
+    Parameters
+    ----------
+    picture : with at least one axis of planes.
+    engine : does several planes at a time; by default one after the other is done here.
+
+    Yields
+    ------
+    Progress
+        ``partial`` is a function that gives the stack as it is, ``patch`` one that gives a plane's labels.
+
+    Raises
+    ------
+    UserError
+        If there are no such planes or channels.
+    """
+    indices = list(picture.indices(settings.planes))
+    result = StackSegmentation(
+        _room_for((*picture.extent, *picture.height_width)),
+        "".join(picture.axes[i] for i in picture.plane_axes) + "YX",
+        settings,
+        {},
+    )
+    yield Progress(0.0, "looking over the stack")
+    chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
+    seen = [overview(select_channel(picture.plane(indices[i]), settings.channel))[::2, ::2] for i in chosen]
+    brightness = intensity_range(np.stack(seen))
+    order = _Order(indices, result, settings)
+    empty: set[Index] = set()
+
+    def todo() -> Iterator[tuple[Index, NDArray[Any]]]:
+        for index in indices:
+            plane = select_channel(picture.plane(index), settings.channel)
+            pixels = np.asarray(plane)
+            if is_empty(pixels, brightness):
+                empty.add(index)
+                order.take(index, empty_segmentation(picture.height_width, model, settings))
+            else:
+                yield index, pixels
+
+    single = settings.model_copy(update={"channel": None})
+    if engine is None:
+        for index, pixels in todo():
+            steps = segment_steps(pixels, model, single)
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    patch = order.take(index, end.value)
+                    yield order.progress(0, patch)
+                    break
+                yield order.progress(step.done, None)
+    else:
+        for index, answer in engine.map(partial(whole_images, single), ((i, [p]) for i, p in todo())):
+            if isinstance(answer, UserError):
+                raise answer
+            yield order.progress(0, order.take(index, answer[0]))
+    order.close()
+    told = f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else "")
+    result.notes.append(told)
+    return result
+
+
+def whole_images(
+    settings: SegmentSettings, model: LoadedModel, images: Sequence[NDArray[Any]]
+) -> list[Segmentation]:
+    """Images of one size, their raw detections left out: what an `Engine` is given to do."""
+    return [without_raw(done) for done in segment_together(images, model, settings)]
+
+
+def without_raw(done: Segmentation) -> Segmentation:
+    """The same with no raw detections: a fraction of the memory."""
+    prediction = done.prediction
+    return replace(done, prediction=replace(prediction, raw=prediction.raw[:0]))
+
+
+class _Order:
+    """Planes come in any order; ids are given in the stack's order, as far as it is unbroken."""
+
+    def __init__(self, indices: list[Index], result: StackSegmentation, settings: SegmentSettings) -> None:
+        self._indices, self._result = indices, result
+        self._links = settings.link > 0
+        self._linker = Linker(settings.link, settings.link_gap)
+        self._waiting: dict[Index, Segmentation] = {}
+        self._next = 0
+        self._done = 0
+
+    def take(self, index: Index, plane: Segmentation) -> Any:
+        """Keep a plane; gives the function that gives its patch."""
+        self._waiting[index] = without_raw(plane)
+        self._done += 1
+        while self._next < len(self._indices) and self._indices[self._next] in self._waiting:
+            self._write(self._indices[self._next])
+            self._next += 1
+        shape = self._result.labels.shape
+        return lambda: Patch(shape, (*index, 0, 0), plane.labels[(None,) * len(index)])
+
+    def close(self) -> None:
+        """Write what still waits, for the run is over before its end."""
+        for index in self._indices[self._next :]:
+            if index in self._waiting:
+                self._write(index)
+
+    def progress(self, within: float, patch: Any) -> Progress:
+        """Where the run stands."""
+        count = len(self._indices)
+        text = f"plane {min(self._done + 1, count)} of {count}"
+        return Progress((self._done + within) / count, text, partial(self._so_far, text), patch)
+
+    def _so_far(self, text: str) -> StackSegmentation:
+        self.close()
+        self._result.notes.append(f"cancelled at {text}")
+        return self._result
+
+    def _write(self, index: Index) -> None:
+        plane = self._waiting.pop(index)
+        if not self._links or index[-1] == self._indices[0][-1]:
+            self._linker.restart()
+        labels = plane.labels
+        ids = self._linker.add(labels)
+        self._result.labels[index] = np.concatenate([[0], ids]).astype(np.int32)[labels]
+        plane.__dict__.pop("labels", None)  # painted for this moment only
+        self._result.planes[index], self._result.ids[index] = plane, ids
+        self._result.weights = plane.weights
+        self._result.settings = plane.settings.model_copy(update={"channel": self._result.settings.channel})
+
+
+def _room_for(shape: tuple[int, ...]) -> LabelImage:
+    """Zeros, in memory or, if they are many, in a temporary file that goes with them."""
+    if int(np.prod(shape)) * 4 <= IN_MEMORY:
+        return np.zeros(shape, np.int32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.int32, "w+", shape=shape)
