@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,5 +190,8 @@ def _lazy_tiff(path: Any) -> Any:
         import dask.array
         import zarr
 
-        return dask.array.from_zarr(zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r"))
+        store: Any = tifffile.imread(path, aszarr=True, level=0)
+        opened = zarr.open(store, mode="r")
+        weakref.finalize(opened, store.close)  # with the last array that reads from it
+        return dask.array.from_zarr(opened)
     return mapped

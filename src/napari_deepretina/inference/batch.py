@@ -243,6 +243,7 @@ class _Run:
 def _key(model: LoadedModel, settings: SegmentSettings) -> str:
     """Equal for runs that give the same results, whatever device they run on."""
     decides = settings.model_dump(mode="json", exclude={"device", "weights"})
+    decides |= settings.postprocessing(model.info).model_dump(mode="json")
     text = json.dumps([model.sha256, decides], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
