@@ -108,7 +108,9 @@ def test_edited_labels_are_never_replaced_without_asking(panel, field, monkeypat
     (layer,) = panel.labels()
     layer.data_setitem((np.array([0, 0]), np.array([0, 1])), 999)
     asked = []
-    monkeypatch.setattr(panel.widget, "_ask_about_edits", lambda name: asked.append(name) or answer)
+    monkeypatch.setattr(
+        "napari_deepretina._widgets.segment.ask_about_edits", lambda _, name: asked.append(name) or answer
+    )
     panel.run()
     assert asked == ["cells nuclei"]
     kept = layer.data[0, 0] == 999

@@ -24,13 +24,11 @@ class Tuned:
     def __init__(self, panel, qtbot, result):
         self.panel, self.qtbot, self.viewer = panel, qtbot, panel.viewer
         self.image = panel.viewer.add_image(IMAGE, name="cells", scale=(0.5, 0.5))
-        run = panel.widget
-        layers = [self.image, result]
         # The network ran once for all tests: put its result in as the widget does.
-        from napari_deepretina._widgets.segment import _Run
+        from napari_deepretina._widgets.result_layers import Run, show
 
         placed = {"scale": (0.5, 0.5)}
-        self.layer = run._show(layers[1], _Run("cells", self.image, placed, (None, None), None, False))
+        self.layer = show(self.viewer, result, Run("cells", self.image, placed, (), {"settings": {}}))
         self.dock, self.widget = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
         self.review = self.widget.review
 
@@ -135,7 +133,8 @@ def test_painted_nuclei_outlive_the_sliders(tuned, monkeypatch):
     assert (tuned.labels == painted).sum() == 36
     tuned.rest()
     asked = []
-    monkeypatch.setattr(tuned.panel.widget, "_ask_about_edits", lambda name: asked.append(name) or "cancel")
+    answer = lambda parent, name: asked.append(name) or "cancel"  # noqa: E731
+    monkeypatch.setattr("napari_deepretina._widgets.segment.ask_about_edits", answer)
     tuned.panel.widget.run()
     assert asked == ["cells nuclei"]
 
@@ -320,11 +319,10 @@ def test_the_layer_may_go_at_any_time(tuned):
 
 
 def test_segmenting_again_begins_anew(tuned, results):
-    from napari_deepretina._widgets.segment import _Run
+    from napari_deepretina._widgets.result_layers import Run, show
 
     tuned.set(score=0.95)
-    run = _Run("cells", tuned.image, {}, (None, None), tuned.layer, True)
-    tuned.panel.widget._show(results[1], run)
+    show(tuned.viewer, results[1], Run("cells", tuned.image, {}, (), {"settings": {}}, tuned.layer, True))
     assert tuned.layer.metadata[RAW].session is None
     assert np.array_equal(relabel_sequential(tuned.labels), results[1].labels)
     tuned.set(score=0.5)

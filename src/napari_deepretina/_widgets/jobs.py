@@ -102,6 +102,21 @@ def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     return done
 
 
+def stack_job(picture: Any, values: dict[str, Any], cache: ModelCache) -> Generator[Any, None, Any]:
+    """Segment the planes of a stack, several at a time; yields Progress, returns a StackSegmentation."""
+    yield Progress(0.0, "starting PyTorch")
+    import_torch()
+    from napari_deepretina.inference.engine import threads
+    from napari_deepretina.inference.settings import make_settings
+    from napari_deepretina.inference.stacks import segment_stack
+
+    yield Progress(0.01, "loading weights")
+    settings = make_settings(**values)
+    model = cache.get(settings.weights, settings.device)
+    with threads(model) as engine:
+        return (yield from with_patches(segment_stack(picture, model, settings, engine=engine)))
+
+
 def unfinished_tiles() -> Path:
     """Where tiles of interrupted runs lie, so that the next run of the same image goes on with them."""
     import platformdirs

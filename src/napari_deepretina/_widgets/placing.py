@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def placement(layer: Any, axes: tuple[int, int]) -> dict[str, Any]:
-    """Keyword arguments that lay a 2D layer over two axes of another one.
+def placement(layer: Any, axes: Sequence[int], start: Sequence[int] | None = None) -> dict[str, Any]:
+    """Keyword arguments that lay a layer over some axes of another one.
 
     Parameters
     ----------
     layer : napari layer.
-    axes : its axes that became (y, x).
+    axes : its axes that became those of the new layer, rising.
+    start : position, along each, of the new layer's first pixel; by default 0.
     """
-    pick = list(axes)
+    pick, n = list(axes), len(axes)
     block = np.ix_(pick, pick)
     affine = np.asarray(layer.affine.affine_matrix)
-    shift = affine[:-1, -1][pick]
-    small = np.eye(3)
-    small[:2, :2], small[:2, 2] = affine[:-1, :-1][block], shift
+    small = np.eye(n + 1)
+    small[:n, :n], small[:n, n] = affine[:-1, :-1][block], affine[:-1, -1][pick]
+    scale, rotate = np.asarray(layer.scale)[pick], np.asarray(layer.rotate)[block]
+    moved = rotate @ (scale * np.asarray([0] * n if start is None else start))
     return {
-        "scale": np.asarray(layer.scale)[pick],
-        "translate": np.asarray(layer.translate)[pick],
-        "rotate": np.asarray(layer.rotate)[block],
-        "shear": [_shear_between(layer, *axes)],
+        "scale": scale,
+        "translate": np.asarray(layer.translate)[pick] + moved,
+        "rotate": rotate,
+        "shear": [_shear_between(layer, a, b) for k, a in enumerate(pick) for b in pick[k + 1 :]],
         "affine": small,
         "units": [layer.units[a] for a in pick],
         "axis_labels": [layer.axis_labels[a] for a in pick],

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import napari.viewer
 import numpy as np
 from magicgui.widgets import ComboBox, FloatSlider, FloatSpinBox, PushButton
-from napari.layers import Image, Labels
+from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
-    QMessageBox,
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 from napari_deepretina._widgets import presets
-from napari_deepretina._widgets.jobs import ModelCache, segment_job
-from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
-from napari_deepretina._widgets.placing import bright_colours, placement
+from napari_deepretina._widgets.folder_box import FolderBox
+from napari_deepretina._widgets.jobs import ModelCache, segment_job, stack_job
+from napari_deepretina._widgets.own_labels import is_edited
+from napari_deepretina._widgets.result_layers import Run, ask_about_edits, asked_of, own_layer, run_of, show
 from napari_deepretina._widgets.running import RunBox
-from napari_deepretina._widgets.so_far import SoFar
+from napari_deepretina._widgets.stack_box import StackBox
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.planes import channel_choices, take_plane
+from napari_deepretina.inference.planes import channel_choices, take_plane, take_stack
 from napari_deepretina.model.weights import DEFAULT, available
 from napari_deepretina.postprocess import PostprocessSettings
 
-Answer = Literal["replace", "new", "cancel"]
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
-
-
-@dataclass
-class _Run:
-    """What must be known when a run ends, whatever happened to the viewer meanwhile."""
-
-    image_name: str
-    image_layer: Image
-    layer_kwargs: dict[str, Any]
-    index: tuple[int | None, ...]
-    target: Labels | None
-    replace_edited: bool
-    preview: SoFar | None = None
 
 
 class SegmentWidget(QWidget):
@@ -106,14 +92,22 @@ class SegmentWidget(QWidget):
             control.native.setObjectName(name)
             form.addRow(control.label, control.native)
         self.diameter.native.setSpecialValueText("automatic")
+        self.stack = StackBox()
         self.image.changed.connect(self._refresh_channels)
+        self.channel.changed.connect(self._refresh_planes)
         self.weights.changed.connect(self._take_advice)
         self.weights_file.changed.connect(self._choose_weights)
         self.box = RunBox(self._viewer, "Choose an image and press Run.")
         self.box.asked.connect(self.run)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
+        layout.addWidget(self.stack)
         layout.addWidget(self.box)
+        self.many = QCollapsible("Many images")
+        self.many.setObjectName("many_images")
+        self.folder = FolderBox(self._viewer, self.settings)
+        self.many.addWidget(self.folder)
+        layout.addWidget(self.many)
         layout.addStretch()
         self._take_advice()
         self.use_defaults(presets.load_default())
@@ -142,6 +136,16 @@ class SegmentWidget(QWidget):
         numbered = [(text, -1 if number is None else number) for text, number in choices]
         if tuple(n for _, n in numbered) != tuple(self.channel.choices):
             self.channel.choices = numbered
+        self._refresh_planes()
+
+    def _refresh_planes(self, _: Any = None) -> None:
+        layer = self._chosen_layer()
+        if layer is not None:
+            shape = _full_data(layer).shape
+            self.stack.fit(shape, layer.axis_labels, rgb=layer.rgb, channel=self._chosen_channel())
+
+    def _chosen_channel(self) -> int | None:
+        return None if self.channel.value in (None, -1) else int(self.channel.value)
 
     def _take_advice(self, _: Any = None) -> None:
         """Show the score threshold that the weights' own validation found best."""
@@ -186,39 +190,44 @@ class SegmentWidget(QWidget):
                 show_error,
             )
             return
-        target = self._own_layer(layer) if self.result.value == UPDATE else None
+        asked = self.stack.asked()
+        target = own_layer(self._viewer, layer, stack=asked is not None)
+        target = target if self.result.value == UPDATE else None
         edited = target is not None and is_edited(target)
         if target is not None and edited:
-            answer = self._ask_about_edits(target.name)
+            answer = ask_about_edits(self, target.name)
             if answer == "cancel":
                 return
             target = None if answer == "new" else target
-        channel = None if self.channel.value in (None, -1) else int(self.channel.value)
+        channel = self._chosen_channel()
+        data, step = _full_data(layer), _step_of(self._viewer, layer)
+        values = self.settings()
+        job: Any = segment_job
         try:
-            plane = take_plane(
-                _full_data(layer), rgb=layer.rgb, step=_step_of(self._viewer, layer), channel=channel
-            )
+            if asked is None:
+                taken: Any = take_plane(data, rgb=layer.rgb, step=step, channel=channel)
+                given = taken.image
+            else:
+                taken = take_stack(
+                    data, rgb=layer.rgb, step=step, along=asked.along, channel=channel, letter=asked.letter
+                )
+                given, job = taken.picture, stack_job
+                values |= {"planes": asked.planes, "link": asked.link}
         except UserError as error:
             self._say(str(error), show_error)
             return
-        run = _Run(
-            layer.name,
-            layer,
-            placement(layer, plane.axes),
-            plane.index,
-            target,
-            edited and target is not None,
-        )
+        run = run_of(layer, taken, asked_of(layer, taken, channel, asked.planes if asked else "all"))
+        run.target, run.replace_edited = target, edited and target is not None
         self.box.start(
             f"Segment {layer.name}",
-            segment_job,
-            plane.image,
-            self.settings(),
+            job,
+            given,
+            values,
             self._models,
             done=partial(self._on_result, run),
             cancelled=partial(self._on_result, run),
-            over=partial(self._take_away, run),
-            patch=partial(self._on_patch, run),
+            patch=partial(run.show_patch, self._viewer),
+            over=run.over,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -241,87 +250,15 @@ class SegmentWidget(QWidget):
         """Stop after the step that is under way; what whole views found is kept."""
         self.box.cancel()
 
-    def _on_patch(self, run: _Run, patch: Any) -> None:
-        """What one tile holds, in a layer only to look at; it goes when the run is over."""
-        if run.preview is None:
-            run.preview = SoFar(self._viewer, patch.shape, f"{run.image_name} so far", run.layer_kwargs)
-        run.preview.show(patch)
-
-    def _take_away(self, run: _Run) -> None:
-        if run.preview is not None:
-            run.preview.remove()
-
-    def _on_result(self, run: _Run, result: Any) -> None:
-        layer = self._show(result, run)
+    def _on_result(self, run: Run, result: Any) -> None:
+        layer = show(self._viewer, result, run)
         seconds = sum(result.seconds.values())
-        device = result.provenance()["device"]
-        message = f"{len(result.instances)} nuclei in {seconds:.1f} s on {device} → {layer.name}"
-        notes = list(result.prediction.notes)
+        told = result.provenance()
+        device, notes = told.get("device", "no device"), list(told["notes"])
+        message = f"{result.count} nuclei in {seconds:.1f} s on {device} → {layer.name}"
         if run.image_layer not in self._viewer.layers:
             notes.append(f"The image {run.image_name!r} was removed meanwhile; its labels are kept.")
         self._say(". ".join([message, *notes]), show_warning if notes else show_info)
-
-    # ---- layers ----
-
-    def _own_layer(self, image: Image) -> Labels | None:
-        """The newest layer that we made from this image, if it still fits."""
-        ours = [
-            layer for layer in self._viewer.layers if isinstance(layer, Labels) and is_ours(layer, image.name)
-        ]
-        return ours[-1] if ours else None
-
-    def _show(self, result: Any, run: _Run) -> Labels:
-        """Put a result into the run's layer, or into a new one if that has gone or was edited."""
-        details = result.provenance() | {"index": list(run.index)}
-        features = {k: np.concatenate([_nothing(v), v]) for k, v in result.features().items()}
-        metadata = sign(result.labels, run.image_name, details)
-        chosen = {k: getattr(result.settings, k) for k in PostprocessSettings.model_fields}
-        metadata[RAW] = Remembered(
-            result.prediction.raw,
-            result.labels.copy(),
-            result.instances.sources,
-            PostprocessSettings(**chosen),
-        )
-        target = run.target
-        usable = (
-            target is not None
-            and target in self._viewer.layers
-            and target.data.shape == result.labels.shape
-            and (run.replace_edited or not is_edited(target))
-        )
-        if target is not None and usable:
-            target.data = result.labels.copy()
-            target.features = features
-            target.metadata = {**target.metadata, **metadata}
-            return target
-        layer = Labels(
-            result.labels.copy(),
-            name=f"{run.image_name} nuclei",
-            features=features,
-            metadata=metadata,
-            colormap=bright_colours(),
-            opacity=1.0,
-            **run.layer_kwargs,
-        )
-        layer.contour = 2
-        self._viewer.add_layer(layer)
-        return layer
-
-    def _ask_about_edits(self, name: str) -> Answer:
-        """A person edited the layer that would be updated."""
-        box = QMessageBox(self)
-        box.setObjectName("edited_labels")
-        box.setWindowTitle("Edited labels")
-        box.setText(f"{name!r} was edited by hand since it was segmented.")
-        box.setInformativeText("Keep it and put the new result beside it?")
-        keep = box.addButton("Keep, add a new layer", QMessageBox.AcceptRole)
-        replace = box.addButton("Replace my edits", QMessageBox.DestructiveRole)
-        box.addButton(QMessageBox.Cancel)
-        box.setDefaultButton(keep)
-        box.exec()
-        if box.clickedButton() is keep:
-            return "new"
-        return "replace" if box.clickedButton() is replace else "cancel"
 
     def _say(self, message: str, notify: Any) -> None:
         self.box.say(message, notify)
@@ -330,13 +267,8 @@ class SegmentWidget(QWidget):
         """A closed dock only loses its parent: then nobody waits for the run any more."""
         if event.type() == QEvent.ParentChange and self.parent() is None:
             self.cancel()
+            self.folder.cancel()
         return super().event(event)
-
-
-def _nothing(column: np.ndarray) -> np.ndarray:
-    """One row for the background, which napari's table expects at label 0."""
-    empty: Any = "" if column.dtype == object else np.nan if column.dtype.kind == "f" else 0
-    return np.array([empty], dtype=column.dtype)
 
 
 def _full_data(layer: Image) -> Any:

@@ -39,13 +39,13 @@ def write_labels(
     """
     import tifffile
 
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"photometric": "minisblack"}
     if pixel_size is not None:
         size = {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
         units = {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
-        told = {"ome": True, "metadata": {"axes": axes, **size, **units}}
+        told |= {"ome": True, "metadata": {"axes": axes, **size, **units}}
     elif axes != "YX":
-        told = {"metadata": {"axes": axes}}
+        told |= {"metadata": {"axes": axes}}
     if isinstance(labels, Instances):
         if labels.shape[0] * labels.shape[1] > STREAMED_FROM:
             told |= {"shape": labels.shape, "dtype": np.int32, "tile": (_TILE, _TILE), "bigtiff": True}

@@ -234,7 +234,7 @@ class _Run:
 
     def _tell(self, text: str) -> Progress:
         number = len(self.result.done) + len(self.result.skipped)
-        return Progress(self._done(0), f"[{number}/{self.count}] {text}")
+        return Progress(self._done(0), f"[{number}/{self.count}] {text}", lambda: self.result)
 
     def _done(self, within: float) -> float:
         return (len(self.result.done) + len(self.result.skipped) + within) / max(1, self.count)

@@ -57,6 +57,11 @@ class Segmentation:
         """(H, W) int32, id i is instances[i - 1]; painted when first asked for."""
         return self.instances.to_labels()
 
+    @property
+    def count(self) -> int:
+        """Nuclei."""
+        return len(self.instances)
+
     def features(self) -> dict[str, NDArray[Any]]:
         """Columns of a table with one row a nucleus, row i for label i + 1.
 

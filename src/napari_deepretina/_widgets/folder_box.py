@@ -1,0 +1,137 @@
+"""Many images from a folder, without opening them in the viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import napari.viewer
+from magicgui.widgets import CheckBox, ComboBox, FileEdit
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtWidgets import QFormLayout, QVBoxLayout, QWidget
+
+from napari_deepretina._widgets.running import RunBox
+from napari_deepretina._widgets.safe_import import import_torch
+from napari_deepretina.files import short_path
+from napari_deepretina.inference.steps import Progress
+
+BESIDE, INTO = "beside the images", "in a folder"
+FORMATS = {
+    "table of nuclei (CSV)": "features",
+    "pictures with outlines": "overlay",
+    "ImageJ ROIs": "rois",
+    "COCO JSON": "coco",
+    "run lengths (CSV)": "rle",
+}
+
+
+class FolderBox(QWidget):
+    """A form and a Run button; the settings are those of the Segment widget."""
+
+    def __init__(self, viewer: napari.viewer.Viewer, settings: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self._settings = settings
+        self.folder = FileEdit(mode="d", label="folder", nullable=True)
+        self.place = ComboBox(label="results", choices=[BESIDE, INTO], value=BESIDE)
+        self.out = FileEdit(mode="d", label="into", nullable=True)
+        self.formats = {kind: CheckBox(text=text, value=False) for text, kind in FORMATS.items()}
+        self.anew = CheckBox(text="do all anew, replacing results", value=False)
+        form = QFormLayout()
+        rows = {"folder": self.folder, "results": self.place, "out": self.out}
+        for name, control in rows.items():
+            control.native.setObjectName(name)
+            form.addRow(control.label, control.native)
+        for kind, box in self.formats.items():
+            box.native.setObjectName(kind)
+            form.addRow("and" if kind == "features" else "", box.native)
+        self.anew.native.setObjectName("anew")
+        form.addRow("", self.anew.native)
+        self.place.changed.connect(self._show_out)
+        self.box = RunBox(
+            viewer,
+            "Labels and a summary table are written; images that are done are left out.",
+            name="run_folder",
+        )
+        self.box.asked.connect(self.run)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(form)
+        layout.addWidget(self.box)
+        self._form = form
+        self._show_out()
+
+    def _show_out(self, _: Any = None) -> None:
+        shown = self.place.value == INTO
+        self.out.native.setVisible(shown)
+        self._form.labelForField(self.out.native).setVisible(shown)
+
+    def run(self) -> None:
+        """Segment the folder's images; returns at once."""
+        folder, out = self.folder.value, self.out.value
+        beside = self.place.value == BESIDE
+        if folder is None or not Path(folder).is_dir():
+            self.box.say("Choose a folder with images first.", show_error)
+            return
+        if not beside and out is None:
+            self.box.say("Choose the folder where results go.", show_error)
+            return
+        formats = ["labels", *(kind for kind, box in self.formats.items() if box.value)]
+        where = Path(folder) if beside else Path(out)
+        self.box.start(
+            f"Segment {short_path(folder)}",
+            folder_job,
+            Path(folder),
+            where,
+            formats,
+            beside,
+            "overwrite" if self.anew.value else "resume",
+            self._settings(),
+            done=self._on_done,
+            cancelled=self._on_cancelled,
+        )
+
+    def cancel(self) -> None:
+        """Stop after the images that are under way; those done stay."""
+        self.box.cancel()
+
+    def _on_done(self, result: Any) -> None:
+        nuclei = sum(r.summary["nuclei"] for r in result.done.values())
+        message = f"{nuclei} nuclei in {len(result.done)} images"
+        if result.before:
+            message += f", {result.before} of them done before"
+        summary = next((p for p in result.written if p.name == "summary.csv"), None)
+        if summary is not None:
+            message += f" → {short_path(summary)}"
+        for where, reason in result.skipped.items():
+            message += f"\nskipped {Path(where).name}: {reason}"
+        self.box.say(message, show_warning if result.skipped else show_info)
+
+    def _on_cancelled(self, result: Any) -> None:
+        self.box.say(f"Cancelled: {len(result.done)} images are done. Run goes on with the rest.", show_info)
+
+
+def folder_job(
+    folder: Path,
+    out: Path,
+    formats: list[str],
+    beside: bool,
+    standing: str,
+    values: dict[str, Any],
+) -> Generator[Any, None, Any]:
+    """The command line's segmentation of a folder, in steps; returns a BatchResult."""
+    yield Progress(0.0, "starting PyTorch")
+    import_torch()
+    from napari_deepretina.inference.batch import segment_files_steps
+    from napari_deepretina.inference.results import Places
+    from napari_deepretina.inference.settings import make_settings
+    from napari_deepretina.inference.sources import find_sources
+
+    sources = find_sources([str(folder)])
+    asked = {"inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
+    places = Places(out, formats, beside)
+    return (
+        yield from segment_files_steps(
+            sources, places, make_settings(**values), standing=standing, asked=asked
+        )
+    )
