@@ -28,7 +28,9 @@ class Tuned:
         from napari_deepretina._widgets.result_layers import Run, show
 
         placed = {"scale": (0.5, 0.5)}
-        self.layer = show(self.viewer, result, Run("cells", self.image, placed, (), {"settings": {}}))
+        self.layer = show(
+            self.viewer, result, Run("cells", self.image, placed, (), {"index": [None, None], "settings": {}})
+        )
         self.dock, self.widget = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
         self.review = self.widget.review
 
@@ -322,7 +324,11 @@ def test_segmenting_again_begins_anew(tuned, results):
     from napari_deepretina._widgets.result_layers import Run, show
 
     tuned.set(score=0.95)
-    show(tuned.viewer, results[1], Run("cells", tuned.image, {}, (), {"settings": {}}, tuned.layer, True))
+    show(
+        tuned.viewer,
+        results[1],
+        Run("cells", tuned.image, {}, (), {"index": [None, None], "settings": {}}, tuned.layer, True),
+    )
     assert tuned.layer.metadata[RAW].session is None
     assert np.array_equal(relabel_sequential(tuned.labels), results[1].labels)
     tuned.set(score=0.5)

@@ -207,7 +207,11 @@ class ReviewPanel(QWidget):
         image = self._image_of(mark)
         settings = dict(mark["settings"])
         trained = read_info(find(settings["weights"])).diameter
-        settings |= {"diameter": trained / (mark["scale"] * float(self.scale.value)), "tta": "none"}
+        settings |= {
+            "channel": None,
+            "diameter": trained / (mark["scale"] * float(self.scale.value)),
+            "tta": "none",
+        }
         x0, y0, x1, y1 = box
         self._box.start(
             "Look again",
