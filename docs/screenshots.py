@@ -172,11 +172,77 @@ def inspect(viewer: napari.Viewer, image: str | None, out: Path) -> None:
         shoot(viewer, out / "inspect-errors.png")
 
 
+def large(viewer: napari.Viewer, out: Path) -> None:
+    """A lazy image of 8192² pixels: labels come while a person pans, Cancel keeps them, Run goes on.
+
+    Prints how long the event loop was busy at a time: what a hand on the mouse feels.
+    """
+    import dask.array
+
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    piece, _ = synthetic_nuclei((1024, 1024), 500, diameter=26, seed=1)
+    tile = dask.array.from_array(piece, chunks=512)
+    slide = dask.array.tile(tile, (8, 8))
+    levels = [slide, slide[::4, ::4], slide[::16, ::16]]
+    viewer.add_image(levels, name="slide", contrast_limits=(0, 255), multiscale=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+    camera.zoom *= 3
+    press(widget, "run")
+    wait_for(lambda: "slide so far" in viewer.layers)
+    waits: list[float] = []
+    begun = last = time.monotonic()
+    while time.monotonic() - begun < 60:
+        turn = time.monotonic() - begun
+        camera.center = (0, 1200 + 500 * np.sin(turn / 3), 4000 - 2500 * np.cos(turn / 5))
+        QApplication.processEvents()
+        waits.append(time.monotonic() - last)
+        last = time.monotonic()
+        time.sleep(0.01)
+    shoot(viewer, out / "large-running.png")
+    milliseconds = np.array(waits) * 1000
+    told = ", ".join(f"{q} %: {np.percentile(milliseconds, q):.0f}" for q in (50, 99, 99.9, 100))
+    slow = int((milliseconds > 200).sum())
+    print(f"event loop, {len(waits)} turns in 60 s, milliseconds: {told}; {slow} over 200")
+    press(widget, "run")
+    wait_for(lambda: widget.box.button.text() == "Run")
+    pause(5)
+    shoot(viewer, out / "large-cancelled.png")
+    print(widget.box.status.text())
+
+
+def stack(viewer: napari.Viewer, out: Path) -> None:
+    """A movie with tracks, and a folder."""
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    image, _ = synthetic_nuclei((300, 400), 40, diameter=28, seed=3)
+    movie = np.stack([np.roll(image, 2 * k, axis=1) for k in range(6)])
+    viewer.add_image(movie, name="movie", axis_labels=("t", "y", "x"))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    widget.stack.planes.value, widget.stack.link.value = "all", 0.3
+    press(widget, "run")
+    wait_for(lambda: widget.box.button.text() == "Run")
+    pause(5)
+    shoot(viewer, out / "stack-tracks.png")
+    with tempfile.TemporaryDirectory() as folder:
+        for k, frame in enumerate(movie):
+            Image.fromarray(frame).save(Path(folder) / f"field_{k}.png")
+        widget.many.expand(animate=False)
+        widget.folder.folder.value = folder
+        pause(1)
+        press(widget, "run_folder")
+        wait_for(lambda: widget.folder.box.worker is not None)
+        wait_for(lambda: widget.folder.box.button.text() == "Run")
+        pause(5)
+        shoot(viewer, out / "folder-done.png")
+
+
 def main() -> None:
     """All pictures, or those of one widget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", nargs="?")
-    parser.add_argument("--only", choices=["tune", "train", "inspect"])
+    parser.add_argument("--only", choices=["tune", "train", "inspect", "large", "stack"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -188,10 +254,18 @@ def main() -> None:
         train(viewer, arguments.out)
     if arguments.only in (None, "inspect"):
         inspect(viewer, arguments.image, arguments.out)
+    if arguments.only in (None, "stack"):
+        stack(viewer, arguments.out)
+    if arguments.only in (None, "large"):
+        large(viewer, arguments.out)
     viewer.close()
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as home:  # nobody's settings and runs
-        os.environ |= {"HOME": home, "XDG_DATA_HOME": f"{home}/.local/share"}
+        os.environ |= {
+            "HOME": home,
+            "XDG_DATA_HOME": f"{home}/.local/share",
+            "XDG_CACHE_HOME": f"{home}/cache",
+        }
         main()

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_deepretina.inference.segment import Segmentation, segment
+    from napari_deepretina.inference.stacks import StackSegmentation, segment_stack
     from napari_deepretina.model.weights import load_model
 
-__all__ = ["Segmentation", "__version__", "load_model", "segment"]
+__all__ = [
+    "Segmentation",
+    "StackSegmentation",
+    "__version__",
+    "load_model",
+    "segment",
+    "segment_stack",
+]
 
 _LAZY = {
     "segment": "napari_deepretina.inference.segment",
     "Segmentation": "napari_deepretina.inference.segment",
+    "segment_stack": "napari_deepretina.inference.stacks",
+    "StackSegmentation": "napari_deepretina.inference.stacks",
     "load_model": "napari_deepretina.model.weights",
 }
 

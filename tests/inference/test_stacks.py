@@ -15,7 +15,7 @@ from napari_deepretina.inference.engine import threads
 from napari_deepretina.inference.linking import Linker
 from napari_deepretina.inference.segment import segment
 from napari_deepretina.inference.settings import make_settings
-from napari_deepretina.inference.stacks import segment_stack
+from napari_deepretina.inference.stacks import segment_stack_steps
 from napari_deepretina.inference.steps import drain
 
 
@@ -115,7 +115,7 @@ def test_a_z_stack_becomes_3d_objects(nuclei_model, stack):
     image, truth = stack
     settings = make_settings(link=0.25)
     told, patches = [], []
-    steps = segment_stack(Picture(image, "ZYX"), nuclei_model, settings)
+    steps = segment_stack_steps(Picture(image, "ZYX"), nuclei_model, settings)
     while True:
         try:
             step = next(steps)
@@ -144,13 +144,13 @@ def test_a_z_stack_becomes_3d_objects(nuclei_model, stack):
     assert all(np.array_equal(p.labels[0] > 0, found.labels[p.start[0]] > 0) for p in patches)
     # on several threads, in any order, the same
     with threads(nuclei_model) as engine:
-        again = drain(segment_stack(Picture(image, "ZYX"), nuclei_model, settings, engine=engine))
+        again = drain(segment_stack_steps(Picture(image, "ZYX"), nuclei_model, settings, engine=engine))
     assert (again.labels != found.labels).mean() < 1e-3
 
 
 def test_planes_that_are_not_linked_share_no_ids(nuclei_model, stack):
     image, _ = stack
-    found = drain(segment_stack(Picture(image[:3], "TYX"), nuclei_model, make_settings(planes="1:")))
+    found = drain(segment_stack_steps(Picture(image[:3], "TYX"), nuclei_model, make_settings(planes="1:")))
     assert not found.labels[0].any()
     one, two = (set(np.unique(found.labels[k])) - {0} for k in (1, 2))
     assert not one & two
@@ -159,9 +159,23 @@ def test_planes_that_are_not_linked_share_no_ids(nuclei_model, stack):
     assert np.array_equal(found.labels[1], alone.labels)
 
 
+def test_stacks_in_one_call(nuclei_model, stack):
+    image, _ = stack
+    import napari_deepretina
+
+    found = napari_deepretina.segment_stack(image[2:4], model=nuclei_model, link=0.25)
+    assert found.labels.shape == image[2:4].shape
+    assert found.features()["planes"].max() == 2
+    colour = np.stack([image[2:3]] * 3, axis=-1)
+    rgb = napari_deepretina.segment_stack(colour, "TYXC", model=nuclei_model)
+    assert rgb.count > 5
+    with pytest.raises(UserError, match="use segment"):
+        napari_deepretina.segment_stack(image[2], "YX", model=nuclei_model)
+
+
 def test_a_cancelled_stack_keeps_its_planes(nuclei_model, stack):
     image, _ = stack
-    steps = segment_stack(Picture(image, "ZYX"), nuclei_model, make_settings(link=0.25))
+    steps = segment_stack_steps(Picture(image, "ZYX"), nuclei_model, make_settings(link=0.25))
     for step in steps:
         if step.text.startswith("plane 3 of"):
             left = step.partial()

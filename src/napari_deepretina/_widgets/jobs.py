@@ -108,13 +108,13 @@ def stack_job(picture: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     import_torch()
     from napari_deepretina.inference.engine import threads
     from napari_deepretina.inference.settings import make_settings
-    from napari_deepretina.inference.stacks import segment_stack
+    from napari_deepretina.inference.stacks import segment_stack_steps
 
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
     with threads(model) as engine:
-        return (yield from with_patches(segment_stack(picture, model, settings, engine=engine)))
+        return (yield from with_patches(segment_stack_steps(picture, model, settings, engine=engine)))
 
 
 def unfinished_tiles() -> Path:

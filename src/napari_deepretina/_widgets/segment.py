@@ -31,6 +31,8 @@ from napari_deepretina.inference.planes import channel_choices, take_plane, take
 from napari_deepretina.model.weights import DEFAULT, available
 from napari_deepretina.postprocess import PostprocessSettings
 
+COUNTS = (" tiles", " planes", " empty", " done before")
+"""Ends of notes that warn of nothing."""
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
 
@@ -258,7 +260,8 @@ class SegmentWidget(QWidget):
         message = f"{result.count} nuclei in {seconds:.1f} s on {device} → {layer.name}"
         if run.image_layer not in self._viewer.layers:
             notes.append(f"The image {run.image_name!r} was removed meanwhile; its labels are kept.")
-        self._say(". ".join([message, *notes]), show_warning if notes else show_info)
+        odd = [n for n in notes if not n.endswith(COUNTS)]
+        self._say(". ".join([message, *notes]), show_warning if odd else show_info)
 
     def _say(self, message: str, notify: Any) -> None:
         self.box.say(message, notify)

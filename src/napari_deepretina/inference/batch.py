@@ -26,7 +26,7 @@ from napari_deepretina.inference.results import Journal, Places, Record, write_j
 from napari_deepretina.inference.segment import Segmentation, segment_steps, select_channel
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
-from napari_deepretina.inference.stacks import StackSegmentation, segment_stack, whole_images
+from napari_deepretina.inference.stacks import StackSegmentation, segment_stack_steps, whole_images
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.inference.tiles import needs_tiles
 from napari_deepretina.model.weights import LoadedModel, load_model
@@ -203,7 +203,7 @@ class _Run:
         try:
             steps: Steps[Any]
             if picture.extent:
-                steps = segment_stack(picture, self.model, self.settings, engine=engine)
+                steps = segment_stack_steps(picture, self.model, self.settings, engine=engine)
             else:
                 keep = self.places.hidden / "tiles"
                 steps = segment_steps(picture.plane(), self.model, self.settings, engine=engine, keep=keep)

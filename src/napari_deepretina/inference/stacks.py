@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from napari_deepretina.data.normalise import intensity_range, overview
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.engine import Engine
+from napari_deepretina.inference.device import resolve_device
+from napari_deepretina.inference.engine import Engine, threads
 from napari_deepretina.inference.linking import Linker
 from napari_deepretina.inference.segment import (
     Segmentation,
@@ -23,11 +24,11 @@ from napari_deepretina.inference.segment import (
     segment_together,
     select_channel,
 )
-from napari_deepretina.inference.settings import SegmentSettings
-from napari_deepretina.inference.steps import Patch, Progress, Steps
+from napari_deepretina.inference.settings import SegmentSettings, make_settings
+from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import is_empty
 from napari_deepretina.instances.labels import LabelImage
-from napari_deepretina.model.weights import LoadedModel
+from napari_deepretina.model.weights import LoadedModel, load_model
 
 IN_MEMORY = 2**30
 """Label stacks of more bytes lie in a temporary file that is mapped into memory."""
@@ -103,6 +104,33 @@ class StackSegmentation:
 
 
 def segment_stack(
+    stack: Any, axes: str = "ZYX", *, model: LoadedModel | None = None, **settings: Any
+) -> StackSegmentation:
+    """Segment the planes of a stack.
+
+    Parameters
+    ----------
+    stack : array of numpy, dask or zarr, any real dtype.
+    axes : a letter for each of its axes: Y, X, C for channels or RGB, any others count planes.
+    model : from `load_model`; by default loaded for this call.
+    **settings : fields of `SegmentSettings`: ``link``, ``link_gap``, ``planes``, ``channel``, ``score`` …
+
+    Raises
+    ------
+    UserError
+        For a stack, axes, weights or settings that cannot work; the message names the remedy.
+    """
+    checked = make_settings(**settings)
+    picture = Picture(stack if hasattr(stack, "dtype") else np.asarray(stack), axes)
+    if not picture.extent:
+        raise UserError(f"axes {axes!r} have no planes: use segment for a single image")
+    if model is None:
+        model = load_model(checked.weights, resolve_device(checked.device))
+    with threads(model) as engine:
+        return drain(segment_stack_steps(picture, model, checked, engine=engine))
+
+
+def segment_stack_steps(
     picture: Picture,
     model: LoadedModel,
     settings: SegmentSettings,
