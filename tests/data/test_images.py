@@ -11,6 +11,7 @@ from napari_deepretina.data.normalise import intensity_range, normalise
 from napari_deepretina.data.samples import SAMPLES, sample_image
 from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.architecture import Architecture
 
 STILL = Augmentation(
     scale=(1, 1),
@@ -139,7 +140,13 @@ def test_ids_above_float_precision_survive():
 
 
 def stream(**changes):
-    options = {"size": 64, "short_side": 64, "augmentation": Augmentation(), "seed": 3, "length": 10}
+    options = {
+        "size": 64,
+        "architecture": Architecture(short_side=64),
+        "augmentation": Augmentation(),
+        "seed": 3,
+        "length": 10,
+    }
     return CropStream(SyntheticDataset(4, shape=(64, 80), count=8), **(options | changes))
 
 

@@ -17,6 +17,7 @@ from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
 from napari_deepretina.instances import Instances
+from napari_deepretina.model.architecture import Architecture
 
 
 class Sizes:
@@ -104,8 +105,8 @@ def test_a_stream_goes_through_its_positions_once_a_round():
             return original(self, index)
 
     stream = Watched(
-        dataset, size=64, short_side=64, augmentation=Augmentation(), seed=0, length=10,
-        positions=np.array([0, 1, 1, 2, 2]),
+        dataset, size=64, architecture=Architecture(short_side=64), augmentation=Augmentation(), seed=0,
+        length=10, positions=np.array([0, 1, 1, 2, 2]),
     )  # fmt: skip
     for k in range(10):
         stream.crop(k)

@@ -12,6 +12,7 @@ import torch
 from napari_deepretina.data.sample import Sample
 from napari_deepretina.data.synthetic import SyntheticDataset
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.weights import load_model, read_info
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint
@@ -227,5 +228,5 @@ def test_typical_diameter():
             labels[np.hypot(y - 160, x - 160) < 10] = 2
             return Sample("a", labels, labels)
 
-    assert typical_diameter(Discs(), short_side=512) == pytest.approx(40, abs=1)
-    assert typical_diameter(Discs(), short_side=128) == pytest.approx(20, abs=1)
+    assert typical_diameter(Discs(), Architecture(short_side=512)) == pytest.approx(40, abs=1)
+    assert typical_diameter(Discs(), Architecture(short_side=128)) == pytest.approx(20, abs=1)

@@ -15,6 +15,7 @@ from napari_deepretina.data.normalise import eight_bit, normalise
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances.labels import bounding_boxes
+from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.targets import Target
 
 SMALLEST = 10
@@ -56,8 +57,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
     """Crop number k is a pure function of (seed, k): the same for any number of workers.
 
     A round goes through the images as the sampler counts them, in a new order each round.
-    Decoded images are kept in memory, normalised, or with `full_range` as eight bits that fill 0…1, for
-    networks that want so (`Architecture.is_matterport`).
+    Images are laid as the architecture wants them. Decoded ones are kept in memory, normalised, or for
+    Matterport's networks as eight bits that fill 0…1.
     """
 
     def __init__(
@@ -65,18 +66,16 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         dataset: Dataset,
         *,
         size: int,
-        short_side: int,
+        architecture: Architecture,
         augmentation: Augmentation,
         seed: int,
         length: int,
         positions: NDArray[np.int64] | None = None,
-        full_range: bool = False,
     ) -> None:
-        self._full_range = full_range
         self._dataset = dataset
         self._positions = np.arange(len(dataset)) if positions is None else positions
         self._size = size
-        self._short_side = short_side
+        self._architecture = architecture
         self._augmentation = augmentation
         self._seed = seed
         self._length = length
@@ -102,7 +101,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         index = int(self._positions[order[place]])
         image, labels = self._decoded(index)
         rng = np.random.default_rng([self._seed, 1, number])
-        base = max(1.0, self._short_side / min(labels.shape))
+        base = self._architecture.usual_scale(min(labels.shape))
         view, ids = random_crop(image.astype(np.float32), labels, self._size, base, self._augmentation, rng)
         return view, target_of(ids, self._class_of[index])
 
@@ -115,7 +114,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
             known = sample.classes or {}
             self._class_of[index] = np.array([0, *(known.get(i, 1) for i in ids[1:].tolist())], np.int64)
             compact = inverse.reshape(sample.labels.shape).astype(np.int32)
-            pixels = eight_bit(sample.image) / 255 if self._full_range else normalise(sample.image)
+            original = self._architecture.is_matterport
+            pixels = eight_bit(sample.image) / 255 if original else normalise(sample.image)
             self._cache[index] = pixels.astype(np.float16), compact
         return self._cache[index]
 

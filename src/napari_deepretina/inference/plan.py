@@ -82,7 +82,7 @@ def make_plan(
     if scale is not None:
         pass
     elif diameter is None:
-        scale = min(LARGEST_SCALE, max(1.0, architecture.short_side / min(size)))
+        scale = min(LARGEST_SCALE, architecture.usual_scale(min(size)))
         if architecture.is_matterport:
             scale = _matterport_scale(size, architecture)
     elif not 0 < diameter < float("inf"):
@@ -114,7 +114,7 @@ def _matterport_scale(size: tuple[int, int], architecture: Architecture) -> floa
     """Zoom of Matterport's resize modes."""
     if architecture.resize == "none":
         return 1.0
-    scale = max(1.0, architecture.short_side / min(size))
+    scale = architecture.usual_scale(min(size))
     if architecture.resize == "square" and round(max(size) * scale) > architecture.long_side:
         return architecture.long_side / max(size)
     return scale

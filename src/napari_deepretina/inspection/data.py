@@ -146,8 +146,7 @@ def crops_of(dataset: Dataset, recipe: Recipe, *, stage: int = 0, count: int = 1
     stream = CropStream(
         dataset,
         size=chosen.crop,
-        short_side=recipe.architecture.short_side,
-        full_range=recipe.architecture.is_matterport,
+        architecture=recipe.architecture,
         augmentation=chosen.augmentation,
         seed=recipe.seed * 1009 + stage,
         length=count,

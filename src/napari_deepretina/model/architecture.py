@@ -44,6 +44,8 @@ class Architecture(BaseModel):
     """Bilinear samples a side in each cell of a pooled region; one, as the original took."""
     short_side: int = Field(default=512, ge=64)
     """Images are scaled up until their short side has this many pixels."""
+    scale: float = Field(default=1.0, gt=0, le=1)
+    """Images that need not be scaled up are laid before the network at this scale; below 1 it is faster."""
     long_side: int = Field(default=1024, ge=64, multiple_of=64)
     """Matterport's square mode: side of the square; longer images are scaled down to it."""
     resize: Literal["pad64", "square", "none"] = "pad64"
@@ -53,6 +55,10 @@ class Architecture(BaseModel):
     def num_classes(self) -> int:
         """Object classes plus background."""
         return len(self.classes) + 1
+
+    def usual_scale(self, side: int) -> float:
+        """Zoom from an image, whose short side is given, to network pixels, where nobody says otherwise."""
+        return max(self.scale, self.short_side / side)
 
     @property
     def is_matterport(self) -> bool:

@@ -267,8 +267,7 @@ def _batches(run: Run, architecture: Architecture, index: int, begun: int) -> It
     stream = CropStream(
         run.train,
         size=stage.crop,
-        short_side=architecture.short_side,
-        full_range=architecture.is_matterport,
+        architecture=architecture,
         augmentation=stage.augmentation,
         seed=recipe.seed * 1009 + index,
         length=stage.steps * stage.batch_size,

@@ -61,8 +61,7 @@ def _seconds_a_step(
     stream = CropStream(
         train,
         size=stage.crop,
-        short_side=network.architecture.short_side,
-        full_range=network.architecture.is_matterport,
+        architecture=network.architecture,
         augmentation=stage.augmentation,
         seed=recipe.seed,
         length=stage.batch_size,

@@ -16,6 +16,7 @@ from napari_deepretina.data.crops import CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
+from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import WeightsInfo, save_weights
 from napari_deepretina.training.events import EventLog
@@ -83,8 +84,7 @@ class Judge:
         stream = CropStream(
             self._val,
             size=self._crop,
-            short_side=network.architecture.short_side,
-            full_range=network.architecture.is_matterport,
+            architecture=network.architecture,
             augmentation=STILL,
             seed=self._seed,
             length=min(LOSS_CROPS, 4 * len(self._val)),
@@ -114,7 +114,7 @@ def describe(
     return WeightsInfo(
         name=recipe.name,
         architecture=network.architecture,
-        diameter=start.diameter if start else typical_diameter(train, network.architecture.short_side),
+        diameter=start.diameter if start else typical_diameter(train, network.architecture),
         data=data_name,
         recipe=recipe.name,
         version=__version__,
@@ -126,13 +126,13 @@ def is_trained(network: Network, info: WeightsInfo) -> bool:
     return bool(info.score) and info.architecture.classes == network.architecture.classes
 
 
-def typical_diameter(dataset: Dataset, short_side: int, *, most: int = 100) -> float:
+def typical_diameter(dataset: Dataset, architecture: Architecture, *, most: int = 100) -> float:
     """Median diameter of the nuclei, as discs of their area, in pixels of the network's input."""
     chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))
     diameters = []
     for labels in (dataset[i].labels for i in itertools.islice(chosen, most)):
         areas = np.bincount(labels.ravel())[1:]
-        zoom = max(1.0, short_side / min(labels.shape))
+        zoom = architecture.usual_scale(min(labels.shape))
         diameters.append(2 * np.sqrt(areas[areas > 0] / np.pi) * zoom)
     joined = np.concatenate(diameters) if diameters else np.zeros(0)
     return float(np.round(np.median(joined), 1)) if len(joined) else 32.0
