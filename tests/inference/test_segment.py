@@ -11,7 +11,7 @@ from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.planes import channel_choices, take_plane
 from napari_deepretina.inference.predict import predict
-from napari_deepretina.inference.segment import segment, segment_steps
+from napari_deepretina.inference.segment import segment, segment_steps, segment_together
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.inference.views import PRESETS, resolve_views
@@ -331,3 +331,24 @@ def test_channel_choices():
         take_plane(np.zeros(4), rgb=False, step=(0,))
     with pytest.raises(UserError, match="no channel 5"):
         take_plane(np.zeros((3, 40, 40)), rgb=False, step=(0, 0, 0), channel=5)
+
+
+def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):
+    image, truth = synthetic_nuclei((520, 560), 260, diameter=13, seed=2)
+    plain, adapted = (segment(image, model=nuclei_model, adapt=a) for a in (False, True))
+    assert (plain.prediction.plan.scale, plain.prediction.notes) == (1.0, [])
+    assert 1.3 < adapted.prediction.plan.scale <= 2.0
+    assert "nuclei are small" in adapted.prediction.notes[0]
+    hits = [len(match(truth, found.labels).hits(0.7)) for found in (plain, adapted)]
+    assert hits[1] > hits[0]
+    # in batches and in tiles the same
+    together = segment_together([image, image[::-1]], nuclei_model, SegmentSettings())
+    assert [t.prediction.plan.scale for t in together] == pytest.approx(
+        [adapted.prediction.plan.scale] * 2, rel=0.05
+    )
+    tiled = segment(image, model=nuclei_model, tile=256)
+    assert tiled.prediction.plan.scale == pytest.approx(adapted.prediction.plan.scale, rel=0.15)
+    assert len(match(truth, tiled.labels).hits(0.7)) > hits[0]
+    # a person's word counts; nuclei of the usual size are looked at once
+    assert segment(image, model=nuclei_model, diameter=28.4).prediction.plan.scale == 1.0
+    assert segment(FIELD[0], model=nuclei_model).prediction.notes == []

@@ -17,7 +17,7 @@ from napari_deepretina.data.normalise import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
-from napari_deepretina.inference.plan import make_plan
+from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Prediction, predict, predict_together
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
@@ -28,6 +28,15 @@ from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
+
+SMALL = 0.85
+"""Nuclei of less than this share of the diameter that a network knows are small to it."""
+GOAL = 1.2
+"""The share that they are enlarged to."""
+MOST_ENLARGED = 2.0
+"""Enlarging an image more than this shows nothing new."""
+FEW = 5
+"""Fewer nuclei tell nothing of an image's scale."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +161,13 @@ def segment_steps(
         diameter=settings.diameter,
     )  # fmt: skip
     tiled = needs_tiles(plan, settings.tile)
+    enlarge = partial(larger_scale, model, settings)
+    steps: Steps[Prediction]
     if tiled:
-        steps = predict_tiled(model, image, side=settings.tile, engine=engine, keep=keep, **options)
+        more: dict[str, Any] = {"engine": engine, "keep": keep, "enlarge": enlarge}
+        steps = predict_tiled(model, image, side=settings.tile, **more, **options)
     else:
-        steps = predict(model, np.asarray(image), **options)
+        steps = _adapted(model, np.asarray(image), enlarge, options)
     while True:
         try:
             step = next(steps)
@@ -172,6 +184,45 @@ def segment_steps(
     return _finished(prediction, model, settings, begun)
 
 
+def larger_scale(
+    model: LoadedModel, settings: SegmentSettings, seen: Sequence[RawInstances], plan: Plan
+) -> float | None:
+    """Zoom for a second look at an image whose nuclei are small to the network; None if they are not.
+
+    Parameters
+    ----------
+    seen : detections of the image, or of parts of it.
+    plan : how it was looked at.
+    """
+    if not settings.adapt or settings.diameter is not None or model.info.architecture.is_matterport:
+        return None
+    score = settings.postprocessing(model.info).score
+    boxes = np.concatenate([r.boxes[r.scores >= score] for r in seen]) if seen else np.zeros((0, 4))
+    if len(boxes) < FEW:
+        return None
+    diameter = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
+    known = model.info.diameter
+    scale = min(GOAL * known / diameter, MOST_ENLARGED * model.info.architecture.scale)
+    small = diameter * plan.scale < SMALL * known
+    return scale if small and scale > plan.scale * 1.1 else None
+
+
+def _adapted(
+    model: LoadedModel,
+    image: NDArray[Any],
+    enlarge: Callable[[Sequence[RawInstances], Plan], float | None],
+    options: dict[str, Any],
+) -> Steps[Prediction]:
+    """Predict, and once more where nuclei turn out to be small."""
+    first = yield from predict(model, image, **options)
+    scale = enlarge([first.raw], first.plan)
+    if scale is None:
+        return first
+    second = yield from predict(model, image, **options, scale=scale)
+    note = f"nuclei are small: looked again at {scale:.2f} times the size"
+    return replace(second, notes=[*second.notes, note])
+
+
 def segment_together(
     images: Sequence[NDArray[Any]], model: LoadedModel, settings: SegmentSettings
 ) -> list[Segmentation]:
@@ -182,6 +233,9 @@ def segment_together(
     limits = strict_limits(settings.postprocessing(model.info))
     chosen = [select_channel(image, settings.channel) for image in images]
     found = drain(predict_together(model, chosen, settings.diameter, limits))
+    for k, (image, one) in enumerate(zip(chosen, found, strict=True)):
+        if (scale := larger_scale(model, settings, [one.raw], one.plan)) is not None:
+            found[k] = drain(predict(model, image, limits=limits, scale=scale))
     begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time
     return [_finished(one, model, settings, begun) for one in found]
 

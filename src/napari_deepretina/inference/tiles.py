@@ -29,6 +29,8 @@ NEAR = 12
 """A nucleus whose centre lies so near beyond a tile's edge is kept from both sides, until thinning."""
 TILED_FROM = 1.5
 """Images of more than this many tiles' area are cut into tiles."""
+MOST_LOOKED_AT = 4
+"""Tiles that tell the size of an image's nuclei."""
 EMPTY = 0.06
 """Tiles whose normalised, smoothed values differ by less than this hold nothing."""
 
@@ -86,6 +88,7 @@ def predict_tiled(
     origin: tuple[int, int] = (0, 0),
     engine: Engine | None = None,
     keep: Path | None = None,
+    enlarge: Callable[[list[RawInstances], Plan], float | None] | None = None,
     **options: Any,
 ) -> Steps[Prediction]:
     """As `predict`, tile by tile: the whole image is never in memory unless it was.
@@ -99,6 +102,7 @@ def predict_tiled(
     origin : (y, x) in pixels of the image that the grid is moved by.
     engine : does several tiles at a time; by default one after the other is done here.
     keep : folder for tiles that are done: the same call goes on where an earlier one was interrupted.
+    enlarge : given what a few tiles hold, tells the scale for all of them, or None to leave it.
     **options : of `predict`.
 
     Yields
@@ -113,23 +117,30 @@ def predict_tiled(
     are still in it: thinning by overlap, which post-processing does, leaves the surer one.
     """
     shape = (int(image.shape[0]), int(image.shape[1]))
-    info = model.info
-    plan = make_plan(
-        shape, info.architecture, trained_diameter=info.diameter, diameter=options.pop("diameter", None)
-    )
-    zoom = plan.scaled[0] / shape[0]
-    tiles = tiles_of(shape, max(16, round(side / zoom)), round(MARGIN / zoom), origin)
+    about = {"trained_diameter": model.info.diameter, "diameter": options.pop("diameter", None)}
+    plan = make_plan(shape, model.info.architecture, **about)
     yield Progress(0.0, "looking over the image")
     seen = overview(image)
-    intensity = intensity_range(seen)
-    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
-    store = TileStore(keep, f"{fingerprint}-{_digest(seen)}") if keep else None
+    image_digest = _digest(seen)
+    options["intensity"] = intensity_range(seen)
     del seen
-    run = _Run(shape, tiles, NEAR / zoom, plan, model.device, store, store.read() if store else {})
+    looked: dict[int, Prediction] = {}
+    if enlarge is not None:
+        looked = yield from _look_at_some(model, image, _cut(plan, side, origin), options, plan.scale)
+        scale = enlarge([answer.raw for answer in looked.values()], plan)
+        if scale is not None:
+            looked, plan = {}, make_plan(shape, model.info.architecture, scale=scale, **about)
+    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
+    store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
+    run = _Run(plan, _cut(plan, side, origin), model.device, store, store.read() if store else {})
+    if enlarge is not None and scale is not None:
+        run.notes.append(f"nuclei are small: looked at {plan.scale:.2f} times the size")
     if run.found:
         run.notes.append(f"{len(run.found)} tiles were done before")
-    todo = _todo(image, run, intensity)
-    work = partial(_predict_tile, {**options, "intensity": intensity, "scale": plan.scale})
+    for number, before in looked.items():
+        yield run.take(number, before)
+    todo = _todo(image, run, options["intensity"])
+    work = partial(_predict_tile, {**options, "scale": plan.scale})
     if engine is None:
         yield from _one_by_one(model, todo, work, run)
     else:
@@ -137,8 +148,8 @@ def predict_tiled(
             if isinstance(answer, UserError):
                 raise answer
             yield run.take(number, answer)
-    empty = sum(n in run.empty for n in range(len(tiles)))
-    run.notes.append(f"{len(tiles)} tiles" + (f", {empty} of them empty" if empty else ""))
+    empty = f", {len(run.empty)} of them empty" if run.empty else ""
+    run.notes.append(f"{len(run.tiles)} tiles{empty}")
     done = run.joined()
     if store:
         store.discard()
@@ -149,10 +160,8 @@ def predict_tiled(
 class _Run:
     """An image half done."""
 
-    shape: tuple[int, int]
-    tiles: list[Tile]
-    near: float
     plan: Plan
+    tiles: list[Tile]
     device: torch.device
     store: TileStore | None
     found: dict[int, RawInstances]
@@ -163,7 +172,7 @@ class _Run:
         """Keep what a tile's prediction answers for, and tell of it."""
         self.device = answer.device
         self.notes += [n for n in answer.notes if n not in self.notes]
-        raw = _kept(answer.raw, self.tiles[number], number, self.shape, self.near)
+        raw = _kept(answer.raw, self.tiles[number], number, self.plan.shape, NEAR / _zoom(self.plan))
         self.found[number] = raw
         if self.store:
             self.store.write(number, raw)
@@ -179,8 +188,48 @@ class _Run:
     def joined(self) -> Prediction:
         """All tiles so far as one prediction, to be thinned again: seams hold nuclei twice."""
         parts = [self.found[n] for n in sorted(self.found)]
-        raw = RawInstances.concatenate(parts) if parts else RawInstances.empty(self.shape)
+        raw = RawInstances.concatenate(parts) if parts else RawInstances.empty(self.plan.shape)
         return Prediction(replace(raw, thinned=1.0), self.plan, self.device, list(self.notes))
+
+
+def _zoom(plan: Plan) -> float:
+    return plan.scaled[0] / plan.shape[0]
+
+
+def _cut(plan: Plan, side: int, origin: tuple[int, int]) -> list[Tile]:
+    """Tiles of so many network pixels."""
+    zoom = _zoom(plan)
+    return tiles_of(plan.shape, max(16, round(side / zoom)), round(MARGIN / zoom), origin)
+
+
+def _look_at_some(
+    model: LoadedModel, image: Any, tiles: list[Tile], options: dict[str, Any], scale: float
+) -> Steps[dict[int, Prediction]]:
+    """Predictions of a few tiles that hold something, spread over the image."""
+    wanted = min(MOST_LOOKED_AT, 1 + len(tiles) // 16)
+    apart = max(1, len(tiles) // wanted)
+    order = sorted(range(len(tiles)), key=lambda n: (abs(n % apart - apart // 2), n))
+    found: dict[int, Prediction] = {}
+    for number in order:
+        y0, x0, y1, x1 = tiles[number].window
+        pixels = np.asarray(image[y0:y1, x0:x1])
+        if len(found) == wanted:
+            break
+        if not is_empty(pixels, options["intensity"]):
+            yield Progress(0.0, "looking how large the nuclei are")
+            found[number] = yield from _quietly(predict(model, pixels, **options, scale=scale))
+    return found
+
+
+def _quietly(steps: Steps[Prediction]) -> Steps[Prediction]:
+    """The same without any share of the work done."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer: Prediction = end.value
+            return answer
+        yield Progress(0.0, "looking how large the nuclei are")
 
 
 def _todo(image: Any, run: _Run, intensity: tuple[float, float]) -> Iterator[tuple[int, NDArray[Any]]]:
