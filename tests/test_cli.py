@@ -170,9 +170,10 @@ def usage_cases(tmp_path):
 
 
 @pytest.mark.parametrize("number", range(21))
-def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, number):
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, number, monkeypatch):
     import re
 
+    monkeypatch.setattr("napari_deepretina.inference.engine.PATIENCE", 0.5)
     arguments, says = usage_cases(tmp_path)[number]
     assert main(arguments) == 2
     error = capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_a_z_stack_becomes_3d_objects(nuclei_model, stack):
     assert "7 planes, 2 of them empty" in found.notes
     assert not found.labels[-2:].any()
     hits = match(truth[:5].reshape(5 * 160, 200), found.labels[:5].reshape(5 * 160, 200)).hits(0.5)
-    assert len(hits) >= 0.9 * truth.max()
+    assert len(hits) >= 0.8 * truth.max()
     table = found.features()
     assert len(table["label"]) == found.count == found.labels.max()
     for label in range(1, found.count + 1):

@@ -13,17 +13,20 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.inference.tiles import is_empty, needs_tiles, predict_tiled, tiles_of
 from napari_deepretina.postprocess import postprocess
 
-IMAGE, TRUTH = synthetic_nuclei((512, 540), 130, diameter=24, seed=11)
+IMAGE, TRUTH = synthetic_nuclei((400, 420), 80, diameter=24, seed=11)
+AS_IT_IS = {"diameter": 28.4}
+"""The diameter that the network knows: this small image is not enlarged, which only takes time."""
 
 
 @pytest.fixture(scope="module")
 def whole(nuclei_model):
-    return segment(IMAGE, model=nuclei_model).labels
+    return segment(IMAGE, model=nuclei_model, **AS_IT_IS).labels
 
 
 def tiled(model, image, side, origin=(0, 0)):
     chosen = make_settings().postprocessing(model.info)
-    prediction = drain(predict_tiled(model, image, side=side, origin=origin, limits=strict_limits(chosen)))
+    options = {"side": side, "origin": origin, "limits": strict_limits(chosen), **AS_IT_IS}
+    prediction = drain(predict_tiled(model, image, **options))
     return postprocess(prediction.raw, chosen).to_labels(), prediction
 
 
@@ -52,7 +55,7 @@ def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model,
     differ = total = 0
     worst = 1.0
     for _ in range(64):
-        side = int(rng.integers(260, 440))
+        side = int(rng.integers(200, 340))
         origin = tuple(rng.integers(0, side, 2).tolist())
         labels, _ = tiled(nuclei_model, IMAGE, side, origin)
         matched = match(whole, labels)
@@ -60,8 +63,8 @@ def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model,
         differ += len(matched.true_ids) + len(matched.pred_ids) - 2 * len(hits)
         total += len(matched.true_ids)
         touched = seam_nuclei(whole, side, origin)
-        of_hits = matched.iou[matched.iou > 0.7]
-        worst = min(worst, float(of_hits.min()))
+        on_seams = np.isin(matched.true_ids[matched.pairs[:, 0]], touched) & (matched.iou > 0.5)
+        worst = min([worst, *matched.iou[on_seams].tolist()])
         assert set(touched) - set(hits[:, 0].tolist()) == set() or differ / total < 0.01
     assert differ <= 0.005 * total, (differ, total)
     assert worst > 0.8
@@ -194,7 +197,8 @@ def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
 
 def test_an_interrupted_run_goes_on_where_it_stopped(nuclei_model, tmp_path):
     options = {"side": 256, "keep": tmp_path / "tiles"}
-    whole = drain(predict_tiled(nuclei_model, IMAGE, side=256))
+    options |= AS_IT_IS
+    whole = drain(predict_tiled(nuclei_model, IMAGE, side=256, **AS_IT_IS))
     steps = predict_tiled(nuclei_model, IMAGE, **options)
     finished = []
     while len(finished) < 2:
@@ -217,8 +221,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(nuclei_model, tmp_path):
 
 def test_tiles_on_several_threads_give_the_same(nuclei_model):
     with threads(nuclei_model) as engine:
-        side_by_side = drain(predict_tiled(nuclei_model, IMAGE, side=256, engine=engine))
-    alone = drain(predict_tiled(nuclei_model, IMAGE, side=256))
+        side_by_side = drain(predict_tiled(nuclei_model, IMAGE, side=256, engine=engine, **AS_IT_IS))
+    alone = drain(predict_tiled(nuclei_model, IMAGE, side=256, **AS_IT_IS))
     assert np.array_equal(side_by_side.raw.tiles, alone.raw.tiles)
     assert np.allclose(side_by_side.raw.boxes, alone.raw.boxes, atol=1e-3)
     assert np.abs(side_by_side.raw.masks.astype(int) - alone.raw.masks).max() <= 1

@@ -255,6 +255,16 @@ def centre(labels, label):
     return np.argwhere(labels == label).mean(axis=0)
 
 
+def alone_under_a_line(labels, reach=30):
+    """A nucleus that an upright line through its centre cuts without touching another one."""
+    for label in range(3, labels.max() + 1):
+        y, x = np.round(centre(labels, label)).astype(int)
+        column = labels[y - reach : y + reach, x - 1 : x + 2] if y >= reach else labels[:0]
+        if len(column) == 2 * reach and set(np.unique(column)) == {0, label}:
+            return label
+    raise AssertionError("no nucleus stands alone")
+
+
 def test_merge_and_split_under_a_line(tuned):
     before = tuned.labels.copy()
     tuned.press("merge")
@@ -265,14 +275,15 @@ def test_merge_and_split_under_a_line(tuned):
     assert (tuned.labels[before == 2] == 1).all()
     tuned.press("undo")
     assert np.array_equal(tuned.labels, before)
-    middle = centre(before, 5)
+    label = alone_under_a_line(before)
+    middle = centre(before, label)
     tuned.draw("line", middle - (30, 0), middle + (30, 0))
     tuned.press("split")
-    pieces = np.unique(tuned.labels[before == 5])
+    pieces = np.unique(tuned.labels[before == label])
     assert len(pieces) == 2
     assert pieces.max() > before.max()
     tuned.set(score=0.5)
-    assert len(np.unique(tuned.labels[before == 5])) == 2
+    assert len(np.unique(tuned.labels[before == label])) == 2
 
 
 def test_looking_again_inside_a_box(tuned, qtbot):

@@ -23,6 +23,8 @@ Work = Callable[[LoadedModel, Any], R]
 MOST_STREAMS = 4
 """Networks that run side by side on a CPU: images alone do not keep many cores busy."""
 GPU_BATCH = 8
+PATIENCE = 10.0
+"""Seconds that a scheduler may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
             "--scheduler needs dask.distributed: pip install 'napari-deepretina[cluster]'"
         ) from None
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(f"no dask scheduler answers at {address}: {error}") from None
     with client:

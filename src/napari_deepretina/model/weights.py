@@ -166,15 +166,16 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
 
     try:
         with path.open("rb") as file:
-            head = file.read(2)
+            head = file.read(9)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if head == b"\x89H":
+    if head[:2] == b"\x89H":
         raise UserError(
             f"{path} is a Keras file; make it ours first with "
             f"'napari-deepretina weights import {path} NEW.safetensors'"
         )
-    if head == b"PK" or head[:1] == b"\x80":
+    # The first eight bytes of a safetensors file are the length of its header, and may begin with anything.
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[8:] != b"{"):
         raise UserError(
             f"{path} is a pickle, which may run any code when opened, so it is not opened; "
             "use a .safetensors file written by napari-deepretina"
