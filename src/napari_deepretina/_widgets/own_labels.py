@@ -41,7 +41,9 @@ class Remembered:
 def digest(labels: Any) -> str:
     """Changes whenever a pixel does."""
     array = np.ascontiguousarray(labels)
-    return hashlib.blake2b(array.tobytes() + str(array.shape).encode(), digest_size=16).hexdigest()
+    hashed = hashlib.blake2b(array.reshape(-1).view(np.uint8), digest_size=16)
+    hashed.update(str(array.shape).encode())
+    return hashed.hexdigest()
 
 
 def sign(labels: Any, image_name: str, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -168,30 +168,21 @@ def segment_stack_steps(
     seen = [overview(select_channel(picture.plane(indices[i]), settings.channel))[::2, ::2] for i in chosen]
     brightness = intensity_range(np.stack(seen))
     order = _Order(indices, result, settings)
-    empty: set[Index] = set()
+    empty: list[Index] = []
+    nothing = partial(empty_segmentation, picture.height_width, model, settings)
 
     def todo() -> Iterator[tuple[Index, NDArray[Any]]]:
         for index in indices:
-            plane = select_channel(picture.plane(index), settings.channel)
-            pixels = np.asarray(plane)
+            pixels = np.asarray(select_channel(picture.plane(index), settings.channel))
             if is_empty(pixels, brightness):
-                empty.add(index)
-                order.take(index, empty_segmentation(picture.height_width, model, settings))
+                empty.append(index)
+                order.take(index, nothing())
             else:
                 yield index, pixels
 
     single = settings.model_copy(update={"channel": None})
     if engine is None:
-        for index, pixels in todo():
-            steps = segment_steps(pixels, model, single)
-            while True:
-                try:
-                    step = next(steps)
-                except StopIteration as end:
-                    patch = order.take(index, end.value)
-                    yield order.progress(0, patch)
-                    break
-                yield order.progress(step.done, None)
+        yield from _one_by_one(model, single, todo(), order)
     else:
         for index, answer in engine.map(partial(whole_images, single), ((i, [p]) for i, p in todo())):
             if isinstance(answer, UserError):
@@ -201,6 +192,23 @@ def segment_stack_steps(
     told = f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else "")
     result.notes.append(told)
     return result
+
+
+def _one_by_one(
+    model: LoadedModel,
+    settings: SegmentSettings,
+    todo: Iterator[tuple[Index, NDArray[Any]]],
+    order: _Order,
+) -> Steps[None]:
+    """Here, with progress inside each plane."""
+    for index, pixels in todo:
+        steps = segment_steps(pixels, model, settings)
+        while True:
+            try:
+                yield order.progress(next(steps).done, None)
+            except StopIteration as end:
+                yield order.progress(0, order.take(index, end.value))
+                break
 
 
 def whole_images(

@@ -116,38 +116,24 @@ def predict_tiled(
     Prediction, ``raw.tiles`` telling the tile of each detection. Neighbours' answers for a nucleus on a seam
     are still in it: thinning by overlap, which post-processing does, leaves the surer one.
     """
-    shape = (int(image.shape[0]), int(image.shape[1]))
-    about = {"trained_diameter": model.info.diameter, "diameter": options.pop("diameter", None)}
-    plan = make_plan(shape, model.info.architecture, **about)
     yield Progress(0.0, "looking over the image")
     seen = overview(image)
     image_digest = _digest(seen)
     options["intensity"] = intensity_range(seen)
     del seen
-    looked: dict[int, Prediction] = {}
-    if enlarge is not None:
-        looked = yield from _look_at_some(model, image, _cut(plan, side, origin), options, plan.scale)
-        scale = enlarge([answer.raw for answer in looked.values()], plan)
-        if scale is not None:
-            looked, plan = {}, make_plan(shape, model.info.architecture, scale=scale, **about)
+    diameter = options.pop("diameter", None)
+    cut = partial(_cut, side=side, origin=origin)
+    plan, looked = yield from _scaled(model, image, cut, diameter, enlarge, options)
     fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
-    run = _Run(plan, _cut(plan, side, origin), model.device, store, store.read() if store else {})
-    if enlarge is not None and scale is not None:
+    run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
+    if plan.scale > model.info.architecture.usual_scale(min(plan.shape)) and diameter is None:
         run.notes.append(f"nuclei are small: looked at {plan.scale:.2f} times the size")
     if run.found:
         run.notes.append(f"{len(run.found)} tiles were done before")
     for number, before in looked.items():
         yield run.take(number, before)
-    todo = _todo(image, run, options["intensity"])
-    work = partial(_predict_tile, {**options, "scale": plan.scale})
-    if engine is None:
-        yield from _one_by_one(model, todo, work, run)
-    else:
-        for number, answer in engine.map(partial(_drained, work), todo):
-            if isinstance(answer, UserError):
-                raise answer
-            yield run.take(number, answer)
+    yield from _look_at_all(model, image, run, options, engine)
     empty = f", {len(run.empty)} of them empty" if run.empty else ""
     run.notes.append(f"{len(run.tiles)} tiles{empty}")
     done = run.joined()
@@ -202,6 +188,27 @@ def _cut(plan: Plan, side: int, origin: tuple[int, int]) -> list[Tile]:
     return tiles_of(plan.shape, max(16, round(side / zoom)), round(MARGIN / zoom), origin)
 
 
+def _scaled(
+    model: LoadedModel,
+    image: Any,
+    cut: Callable[[Plan], list[Tile]],
+    diameter: float | None,
+    enlarge: Callable[[list[RawInstances], Plan], float | None] | None,
+    options: dict[str, Any],
+) -> Steps[tuple[Plan, dict[int, Prediction]]]:
+    """The plan of an image whose nuclei may be small, and the tiles that were looked at with that plan."""
+    shape = (int(image.shape[0]), int(image.shape[1]))
+    plan = partial(
+        make_plan, shape, model.info.architecture, trained_diameter=model.info.diameter, diameter=diameter
+    )
+    usual = plan()
+    if enlarge is None:
+        return usual, {}
+    looked = yield from _look_at_some(model, image, cut(usual), options, usual.scale)
+    scale = enlarge([answer.raw for answer in looked.values()], usual)
+    return (usual, looked) if scale is None else (plan(scale=scale), {})
+
+
 def _look_at_some(
     model: LoadedModel, image: Any, tiles: list[Tile], options: dict[str, Any], scale: float
 ) -> Steps[dict[int, Prediction]]:
@@ -243,6 +250,21 @@ def _todo(image: Any, run: _Run, intensity: tuple[float, float]) -> Iterator[tup
             run.empty.add(number)
         else:
             yield number, pixels
+
+
+def _look_at_all(
+    model: LoadedModel, image: Any, run: _Run, options: dict[str, Any], engine: Engine | None
+) -> Steps[None]:
+    """All tiles that are not done yet."""
+    todo = _todo(image, run, options["intensity"])
+    work = partial(_predict_tile, {**options, "scale": run.plan.scale})
+    if engine is None:
+        yield from _one_by_one(model, todo, work, run)
+        return
+    for number, answer in engine.map(partial(_drained, work), todo):
+        if isinstance(answer, UserError):
+            raise answer
+        yield run.take(number, answer)
 
 
 def _one_by_one(
