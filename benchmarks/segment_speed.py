@@ -1,6 +1,6 @@
-"""Seconds for a 1024×1024 field with about 500 nuclei on the CPU: ours and torchvision's stock Mask R-CNN.
+"""Seconds for a field of nuclei on the CPU: ours and torchvision's stock Mask R-CNN.
 
-``python benchmarks/segment_speed.py [--runs 5] [--weights NAME…]``
+``python benchmarks/segment_speed.py [--runs 5] [--weights NAME…] [--side 1024] [--nuclei 500]``
 
 torchvision's `maskrcnn_resnet50_fpn` runs as it comes: it scales the short side to 800, keeps 100 detections
 at most and pastes each into a full frame. Its weights are random here (none come with the package), so its
@@ -28,15 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--weights", nargs="+", default=["nuclei"])
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--nuclei", type=int, default=500)
     arguments = parser.parse_args()
+    side, count = arguments.side, arguments.nuclei
     torch.set_num_threads(2)
-    image, truth = synthetic_nuclei((1024, 1024), 500, diameter=30, seed=5)
+    image, truth = synthetic_nuclei((side, side), count, diameter=30, seed=5)
     tensor = torch.from_numpy(image / 255).float().expand(3, -1, -1)
     stock = {
         f"torchvision stock, {most} detections": maskrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=most
         ).eval()
-        for most in (100, 500)
+        for most in sorted({100, count})
     }
     models = {f"ours, {name}": load_model(name) for name in arguments.weights}
     results: dict[str, list[Segmentation]] = {name: [] for name in models}
@@ -62,9 +65,8 @@ def main() -> None:
             share = f"{after / value:.1%}"
             found = f"{match(truth, last.labels).counts(0.5)[0]} of {truth.max()}"
         rows.append([name, f"{value:.2f}", f"{value / reference:.2f}", share, found])
-    print(
-        f"1024×1024, {truth.max()} nuclei, CPU, {torch.get_num_threads()} threads, median of {arguments.runs}"
-    )
+    threads = torch.get_num_threads()
+    print(f"{side}×{side}, {truth.max()} nuclei, CPU, {threads} threads, median of {arguments.runs}")
     print(measure.table(["network", "seconds", "ratio", "post-processing", "nuclei found (IoU > 0.5)"], rows))
 
 
