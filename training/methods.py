@@ -18,11 +18,10 @@ from typing import Any
 from napari_deepretina.data import Dataset
 from napari_deepretina.evaluation import match
 from napari_deepretina.evaluation.scores import Report, score_image
-from napari_deepretina.inference.predict import predict
+from napari_deepretina.inference.segment import segment_steps
+from napari_deepretina.inference.settings import make_settings
 from napari_deepretina.inference.steps import drain
-from napari_deepretina.inference.views import PRESETS
 from napari_deepretina.instances import RawInstances
-from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
@@ -30,8 +29,6 @@ from napari_deepretina.training.run import split_data
 
 SCORES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CASES = (("none", 0), ("none", 1), ("flips", 0), ("deep-retina", 0), ("deep-retina", 1))
-FLOORS = Limits(score=min(SCORES), nms=0.5)
-"""What lies below is of no use to any case."""
 
 
 def look(model: LoadedModel, val: Dataset, views: str) -> tuple[list[RawInstances], float]:
@@ -39,7 +36,8 @@ def look(model: LoadedModel, val: Dataset, views: str) -> tuple[list[RawInstance
     raws, seconds = [], 0.0
     for sample in (val[i] for i in range(len(val))):
         begun = time.perf_counter()
-        raws.append(drain(predict(model, sample.image, views=PRESETS[views], limits=FLOORS)).raw)
+        steps = segment_steps(sample.image, model, make_settings(tta=views), tunable=True)
+        raws.append(drain(steps).prediction.raw)
         seconds += time.perf_counter() - begun
     return raws, seconds / len(val)
 
@@ -95,7 +93,8 @@ def main() -> None:
             looked[views] = look(model, val, views)
         raws = [Postprocessor(raw) for raw in looked[views][0]]
         for method in ("corrected", "original"):
-            base = PostprocessSettings(method=method, dilation=dilation)  # type: ignore[arg-type]
+            advised = {**model.info.postprocess, "method": method, "dilation": dilation}
+            base = PostprocessSettings.model_validate(advised)
             tried = {s: judge(raws, val, base.model_copy(update={"score": s})) for s in {*SCORES, advice}}
             rows.append(row(case, method, looked[views][1], tried, advice))
             if len(rows) == 1:

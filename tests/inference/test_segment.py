@@ -17,7 +17,7 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.inference.views import PRESETS, resolve_views
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.regions import Detections
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.model.weights import LoadedModel, WeightsInfo, find, read_info
 
 SHAPES = [(1, 1), (100, 300), (256, 256), (512, 512), (513, 700), (1024, 1024), (3, 2000)]
 
@@ -352,3 +352,17 @@ def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):
     # a person's word counts; nuclei of the usual size are looked at once
     assert segment(image, model=nuclei_model, diameter=28.4).prediction.plan.scale == 1.0
     assert segment(FIELD[0], model=nuclei_model).prediction.notes == []
+
+
+@pytest.mark.parametrize("name", ["nuclei", "nuclei-small"])
+def test_bundled_weights_find_nuclei_and_say_what_they_are(name):
+    image, truth = synthetic_nuclei((512, 520), 120, diameter=28, seed=6)
+    found = segment(image, weights=name, device="cpu")
+    assert len(match(truth, found.labels).hits(0.5)) >= 0.93 * truth.max()
+    scale = {"nuclei": 1.0, "nuclei-small": 0.6}[name]
+    assert found.prediction.plan.scale == scale
+    info = read_info(find(name))
+    assert info.architecture.usual_scale(256) == pytest.approx(2 * scale, abs=0.01)
+    assert info.score["dsb_score"] > 0.6
+    assert found.settings.score == info.postprocess["score"]
+    assert find(name).stat().st_size < 33e6
