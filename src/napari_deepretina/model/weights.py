@@ -70,10 +70,10 @@ def user_folder() -> Path:
 
 
 def available() -> dict[str, Path]:
-    """Weights known by name: the bundled ones and those in the user's folder, which win."""
+    """Weights known by name: the bundled ones, the default first, then a person's own, which win."""
     found: dict[str, Path] = {}
     for folder in (BUNDLED, user_folder()):
-        found |= {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+        found |= {p.stem: p for p in sorted(folder.glob("*.safetensors"), key=lambda p: p.stem)}
     return found
 
 
