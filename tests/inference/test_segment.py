@@ -349,6 +349,10 @@ def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):
     tiled = segment(image, model=nuclei_model, tile=256)
     assert tiled.prediction.plan.scale == pytest.approx(adapted.prediction.plan.scale, rel=0.15)
     assert len(match(truth, tiled.labels).hits(0.7)) > hits[0]
+    # what is kept for tuning besides changes nothing
+    tunable = drain(segment_steps(image, nuclei_model, SegmentSettings(), tunable=True))
+    assert tunable.prediction.plan.scale == adapted.prediction.plan.scale
+    assert np.array_equal(tunable.labels, adapted.labels)
     # a person's word counts; nuclei of the usual size are looked at once
     assert segment(image, model=nuclei_model, diameter=28.4).prediction.plan.scale == 1.0
     assert segment(FIELD[0], model=nuclei_model).prediction.notes == []

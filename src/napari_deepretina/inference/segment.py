@@ -28,6 +28,7 @@ from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
+from napari_deepretina.postprocess.nms import nms
 
 SMALL = 0.85
 """Nuclei of less than this share of the diameter that a network knows are small to it."""
@@ -196,8 +197,8 @@ def larger_scale(
     """
     if not settings.adapt or settings.diameter is not None or model.info.architecture.is_matterport:
         return None
-    score = settings.postprocessing(model.info).score
-    boxes = np.concatenate([r.boxes[r.scores >= score] for r in seen]) if seen else np.zeros((0, 4))
+    chosen = settings.postprocessing(model.info)
+    boxes = np.concatenate([np.zeros((0, 4)), *(_sure_boxes(r, chosen) for r in seen)])
     if len(boxes) < FEW:
         return None
     diameter = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
@@ -205,6 +206,12 @@ def larger_scale(
     scale = min(GOAL * known / diameter, MOST_ENLARGED * model.info.architecture.scale)
     small = diameter * plan.scale < SMALL * known
     return scale if small and scale > plan.scale * 1.1 else None
+
+
+def _sure_boxes(raw: RawInstances, chosen: PostprocessSettings) -> NDArray[np.float32]:
+    """Boxes of the first view that would become nuclei, whatever else the raw detections hold."""
+    sure = raw[np.flatnonzero((raw.scores >= chosen.score) & (raw.views == 0))]
+    return sure.boxes[nms(sure.boxes, sure.scores, chosen.nms)]
 
 
 def _adapted(
