@@ -226,3 +226,21 @@ def test_tiles_on_several_threads_give_the_same(nuclei_model):
     assert np.array_equal(side_by_side.raw.tiles, alone.raw.tiles)
     assert np.allclose(side_by_side.raw.boxes, alone.raw.boxes, atol=1e-3)
     assert np.abs(side_by_side.raw.masks.astype(int) - alone.raw.masks).max() <= 1
+
+
+@pytest.mark.parametrize("side", [256, 1001])
+def test_ids_stay_unique_above_65535_and_a_million(tmp_path, side):
+    """More nuclei than 16 bits, and than 20, hold: from the instances to the file."""
+    import tifffile
+
+    from napari_deepretina.export.tiff import write_labels
+    from napari_deepretina.instances import Instances
+
+    y, x = (v.ravel() for v in np.mgrid[:side, :side])
+    dot = np.ones((1, 1), bool)
+    many = Instances.drawn(np.stack([x, y, x + 1, y + 1], axis=1), (dot,) * len(x), (side, side))
+    labels = many.to_labels()
+    assert labels.dtype == np.int32
+    assert np.array_equal(labels.ravel(), np.arange(1, side**2 + 1))
+    write_labels(many, tmp_path / "many.tif")
+    assert np.array_equal(tifffile.imread(tmp_path / "many.tif"), labels)
