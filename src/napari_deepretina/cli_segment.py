@@ -141,7 +141,7 @@ def _sources(asked: dict[str, Any]) -> list[Source]:
     sources = find_sources(asked["inputs"], asked["part"])
     if not asked["axes"]:
         return sources
-    axes = asked["axes"].upper()
+    axes = asked["axes"].upper().replace("S", "C")  # samples of a pixel are channels, as in TIFF
     return [replace(s, read=partial(_with_axes, s, axes)) for s in sources]
 
 

@@ -111,22 +111,21 @@ def asked_planes(planes: str, count: int) -> range:
 
 
 def named_axes(letters: str, shape: Sequence[int]) -> str:
-    """What unknown axes of a TIFF file are, and all kinds of channels as C; UserError where two are.
+    """What the unknown axes (Q, I) of a TIFF file are; every kind of channels is called C.
 
     A short last axis holds channels, others count planes: Z, then T.
     """
-    axes = ["C" if a in _CHANNELS and shape[i] > 0 else a for i, a in enumerate(letters)]
-    unknown = [i for i, a in enumerate(axes) if a in _UNKNOWN]
-    if len(unknown) == len(axes) or not {"Y", "X"} <= set(axes):
-        last = len(axes) >= 3 and shape[-1] <= MOST_CHANNELS < min(shape[-3:-1])
-        axes[-3 if last else -2 :] = ["Y", "X", "C"] if last else ["Y", "X"]
-        unknown = [i for i, a in enumerate(axes) if a not in "YXC"]
-    elif axes[-1] == "X" and len(axes) >= 3 and unknown and shape[-1] <= MOST_CHANNELS < min(shape[-3:-1]):
+    axes = ["C" if a in _CHANNELS else a for a in letters]
+    unknown = any(a in _UNKNOWN for a in axes)
+    short = len(axes) >= 3 and shape[-1] <= MOST_CHANNELS < min(shape[-3:-1])
+    if unknown and short and axes[-1] in ("X", *_UNKNOWN):
         axes[-3:] = ["Y", "X", "C"]
-        unknown = [i for i in unknown if i < len(axes) - 3]
+    elif not {"Y", "X"} <= set(axes):
+        axes[-2:] = ["Y", "X"]
     free = [a for a in "ZTUVW" if a not in axes]
-    for i in reversed(unknown):
-        axes[i] = free.pop(0)
+    for i in reversed(range(len(axes))):
+        if axes[i] in _UNKNOWN:
+            axes[i] = free.pop(0)
     return "".join(axes)
 
 
