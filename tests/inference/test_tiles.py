@@ -26,7 +26,8 @@ def whole(nuclei_model):
 def tiled(model, image, side, origin=(0, 0)):
     chosen = make_settings().postprocessing(model.info)
     options = {"side": side, "origin": origin, "limits": strict_limits(chosen), **AS_IT_IS}
-    prediction = drain(predict_tiled(model, image, **options))
+    with threads(model) as engine:
+        prediction = drain(predict_tiled(model, image, engine=engine, **options))
     return postprocess(prediction.raw, chosen).to_labels(), prediction
 
 
