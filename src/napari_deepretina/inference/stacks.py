@@ -164,9 +164,7 @@ def segment_stack_steps(
         {},
     )
     yield Progress(0.0, "looking over the stack")
-    chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
-    seen = [overview(select_channel(picture.plane(indices[i]), settings.channel))[::2, ::2] for i in chosen]
-    brightness = intensity_range(np.stack(seen))
+    brightness = _brightness(picture, indices, settings.channel)
     order = _Order(indices, result, settings)
     empty: list[Index] = []
     nothing = partial(empty_segmentation, picture.height_width, model, settings)
@@ -192,6 +190,13 @@ def segment_stack_steps(
     told = f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else "")
     result.notes.append(told)
     return result
+
+
+def _brightness(picture: Picture, indices: Sequence[Index], channel: int | None) -> tuple[float, float]:
+    """Range of intensities of a stack, told from a few of its planes."""
+    chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
+    seen = [overview(select_channel(picture.plane(indices[i]), channel))[::2, ::2] for i in chosen]
+    return intensity_range(np.stack(seen))
 
 
 def _one_by_one(
