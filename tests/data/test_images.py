@@ -166,6 +166,26 @@ def test_workers_do_not_change_the_crops():
         assert torch.equal(a.images, b.images)
 
 
+def test_small_nuclei_are_shown_as_inference_looks_at_them():
+    knows = 28.0
+    architecture = Architecture(short_side=64)
+    assert architecture.scale_for_small(10, knows, usual=1.0) == pytest.approx(2.0)
+    assert architecture.scale_for_small(16, knows, usual=1.4) == pytest.approx(1.2 * 28 / 16)
+    assert architecture.scale_for_small(25, knows, usual=1.0) is None
+    options = {"augmentation": STILL, "length": 60, "diameter": 45.0}  # the stream's nuclei have about 22
+    usual = [drawn_side(stream(**options), k) for k in range(60)]
+    assert max(usual) < 36
+    options["augmentation"] = STILL.model_copy(update={"adapt": 0.5})
+    enlarged = [side for side in (drawn_side(stream(**options), k) for k in range(60)) if side > 36]
+    assert 12 < len(enlarged) < 48
+
+
+def drawn_side(crops, number):
+    """Side of the largest nucleus of a crop."""
+    boxes = crops[number][1].boxes
+    return float((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).max() ** 0.5) if len(boxes) else 0.0
+
+
 def test_truth_of_a_crop():
     labels = np.zeros((30, 30), np.int32)
     labels[2:8, 3:9], labels[20:28, 10:30], labels[0, 0] = 900_000, 5, 7

@@ -79,6 +79,24 @@ def test_a_crop_without_nuclei_gives_every_parameter_a_gradient(tiny_architectur
     assert losses["loss_mask"].item() == 0
 
 
+def test_the_masks_of_some_regions_are_learnt(tiny_architecture, monkeypatch):
+    network = build(tiny_architecture, seed=0).train()
+    images, truth = batch(2, 128)
+    asked = []
+    heads, ask = network.regions, network.regions._mask_logits
+    monkeypatch.setattr(
+        heads, "_mask_logits", lambda f, r, s: asked.append([len(b) for b in r]) or ask(f, r, s)
+    )
+    for most in (0, 3, 1000):
+        torch.manual_seed(0)
+        network.set_sampling(64, 0.5, most)
+        losses = network(images, truth)
+        sum(losses.values()).backward()
+    assert asked[0] == asked[2]
+    assert min(asked[0]) > 3
+    assert asked[1] == [3, 3]
+
+
 def test_learning_lowers_the_loss(tiny_architecture):
     torch.manual_seed(0)
     network = build(tiny_architecture, seed=0).train()

@@ -57,8 +57,9 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
     """Crop number k is a pure function of (seed, k): the same for any number of workers.
 
     A round goes through the images as the sampler counts them, in a new order each round.
-    Images are laid as the architecture wants them. Decoded ones are kept in memory, normalised, or for
-    Matterport's networks as eight bits that fill 0…1.
+    Images are laid as the architecture wants them; with `diameter`, the usual one in network pixels, those of
+    small nuclei may be shown as large as inference shows them (`Augmentation.adapt`). Decoded ones are kept
+    in memory, normalised, or for Matterport's networks as eight bits that fill 0…1.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         seed: int,
         length: int,
         positions: NDArray[np.int64] | None = None,
+        diameter: float = 0,
     ) -> None:
         self._dataset = dataset
         self._positions = np.arange(len(dataset)) if positions is None else positions
@@ -79,6 +81,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         self._augmentation = augmentation
         self._seed = seed
         self._length = length
+        self._diameter = diameter
         self._cache: dict[int, tuple[NDArray[np.float16], NDArray[np.int32]]] = {}
         self._class_of: dict[int, NDArray[np.int64]] = {}
 
@@ -101,9 +104,22 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         index = int(self._positions[order[place]])
         image, labels = self._decoded(index)
         rng = np.random.default_rng([self._seed, 1, number])
-        base = self._architecture.usual_scale(min(labels.shape))
+        base = self._base_scale(labels, number)
         view, ids = random_crop(image.astype(np.float32), labels, self._size, base, self._augmentation, rng)
         return view, target_of(ids, self._class_of[index])
+
+    def _base_scale(self, labels: NDArray[np.int32], number: int) -> float:
+        """The zoom an image is looked at with, or the one for small nuclei."""
+        usual = self._architecture.usual_scale(min(labels.shape))
+        adapt = self._augmentation.adapt
+        # A generator of its own: the crop's other draws do not depend on this one.
+        if not self._diameter or np.random.default_rng([self._seed, 2, number]).random() >= adapt:
+            return usual
+        boxes = bounding_boxes(labels)[1]
+        if not len(boxes):
+            return usual
+        typical = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
+        return self._architecture.scale_for_small(typical, self._diameter, usual) or usual
 
     def _decoded(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         if index not in self._cache:

@@ -30,12 +30,6 @@ from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 from napari_deepretina.postprocess.nms import nms
 
-SMALL = 0.85
-"""Nuclei of less than this share of the diameter that a network knows are small to it."""
-GOAL = 1.2
-"""The share that they are enlarged to."""
-MOST_ENLARGED = 2.0
-"""Enlarging an image more than this shows nothing new."""
 FEW = 5
 """Fewer nuclei tell nothing of an image's scale."""
 
@@ -202,10 +196,7 @@ def larger_scale(
     if len(boxes) < FEW:
         return None
     diameter = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
-    known = model.info.diameter
-    scale = min(GOAL * known / diameter, MOST_ENLARGED * model.info.architecture.scale)
-    small = diameter * plan.scale < SMALL * known
-    return scale if small and scale > plan.scale * 1.1 else None
+    return model.info.architecture.scale_for_small(diameter, model.info.diameter, plan.scale)
 
 
 def _sure_boxes(raw: RawInstances, chosen: PostprocessSettings) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.training.judge import typical_diameter
 from napari_deepretina.training.recipe import Recipe
 
 TINY = 9
@@ -151,6 +152,7 @@ def crops_of(dataset: Dataset, recipe: Recipe, *, stage: int = 0, count: int = 1
         seed=recipe.seed * 1009 + stage,
         length=count,
         positions=round_of(dataset, chosen.sampler),
+        diameter=typical_diameter(dataset, recipe.architecture) if chosen.augmentation.adapt else 0,
     )
     seen = []
     for number in range(count):

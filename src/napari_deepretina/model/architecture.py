@@ -11,6 +11,14 @@ Backbone = Literal[
 ]
 
 
+SMALL = 0.85
+"""Nuclei of less than this share of the diameter that a network knows are small to it."""
+GOAL = 1.2
+"""The share that they are enlarged to."""
+MOST_ENLARGED = 2.0
+"""Images are not enlarged by more than this beyond the usual, which would show nothing new."""
+
+
 class Architecture(BaseModel):
     """Frozen description of a Mask R-CNN, stored in the header of every weights file.
 
@@ -59,6 +67,18 @@ class Architecture(BaseModel):
     def usual_scale(self, side: int) -> float:
         """Zoom from an image, whose short side is given, to network pixels, where nobody says otherwise."""
         return max(self.scale, self.short_side / side)
+
+    def scale_for_small(self, diameter: float, known: float, usual: float) -> float | None:
+        """Zoom at which an image of small nuclei is looked at instead; None where they are not small.
+
+        Parameters
+        ----------
+        diameter : typical one in the image, in its pixels.
+        known : what the network was trained on, in network pixels.
+        usual : zoom otherwise.
+        """
+        larger = min(GOAL * known / diameter, MOST_ENLARGED * usual)
+        return larger if diameter * usual < SMALL * known else None
 
     @property
     def is_matterport(self) -> bool:

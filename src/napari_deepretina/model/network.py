@@ -95,10 +95,16 @@ class MaskRCNN(nn.Module):
         body = self.backbone.body
         return {1: [body["conv1"], body["bn1"]], **{k + 1: [body[f"layer{k}"]] for k in range(1, 5)}}
 
-    def set_sampling(self, regions_per_image: int, positive_fraction: float) -> None:
-        """How many regions of an image the heads learn from, and how many of them are positive at most."""
+    def set_sampling(
+        self, regions_per_image: int, positive_fraction: float, masks_per_image: int = 0
+    ) -> None:
+        """How many regions of an image are learnt from, how many of them positive, of how many the mask.
+
+        Both later numbers are the most there may be; no limit on masks is 0.
+        """
         self.regions.regions_per_image = regions_per_image
         self.regions.positive_fraction = positive_fraction
+        self.regions.masks_per_image = masks_per_image
 
     def answer_losses(self) -> None:
         """Evaluation mode, but for answering losses: batch-norm uses the statistics it has."""

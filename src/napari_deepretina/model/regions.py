@@ -62,6 +62,7 @@ class RegionHeads(nn.Module):
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.regions_per_image = 128
         self.positive_fraction = 0.33
+        self.masks_per_image = 0
 
     def losses(
         self,
@@ -166,7 +167,7 @@ class RegionHeads(nn.Module):
         targets: list[Target],
         sizes: list[tuple[int, int]],
     ) -> Tensor:
-        positive = [torch.nonzero(c > 0).flatten() for c in classes]
+        positive = [self._some(torch.nonzero(c > 0).flatten()) for c in classes]
         chosen = [r[p] for r, p in zip(regions, positive, strict=True)]
         if not sum(map(len, chosen)):
             # Keeps every parameter in the graph, which DDP and the optimiser count on.
@@ -185,6 +186,12 @@ class RegionHeads(nn.Module):
         )
         picked = logits[torch.arange(len(labels), device=labels.device), labels]
         return F.binary_cross_entropy_with_logits(picked, wanted)
+
+    def _some(self, positive: Tensor) -> Tensor:
+        """Those whose masks are learnt: all, or as many at random."""
+        if not 0 < self.masks_per_image < len(positive):
+            return positive
+        return positive[torch.randperm(len(positive))[: self.masks_per_image].to(positive.device)]
 
     def _sample(
         self, proposals: list[Tensor], targets: list[Target]

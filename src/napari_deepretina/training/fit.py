@@ -57,6 +57,7 @@ class Run:
     log: EventLog
     control: Control
     judge: Judge
+    diameter: float
 
 
 @dataclass
@@ -128,7 +129,7 @@ def fit(
         _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
     control = Control(out)
     with EventLog(out, quiet=quiet, active=fabric.is_global_zero) as log:
-        run = Run(fabric, recipe, train, out, log, control, Judge(val, info, out, log, recipe))
+        run = Run(fabric, recipe, train, out, log, control, Judge(val, info, out, log, recipe), info.diameter)
         log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
                   device=str(fabric.device), precision=str(fabric._precision.precision))  # fmt: skip
         try:
@@ -189,7 +190,7 @@ def _run_stage(run: Run, state: State) -> None:
     if begun == 0 and index > 0:
         state.optimizer = optimizer_of(stage, state.network)
     state.average.decay = stage.ema
-    state.network.set_sampling(stage.regions_per_image, stage.positive_fraction)
+    state.network.set_sampling(stage.regions_per_image, stage.positive_fraction, stage.masks_per_image)
     model, optimizer = run.fabric.setup(state.network, state.optimizer)
     meter = Meter()
     architecture = state.network.architecture
@@ -272,6 +273,7 @@ def _batches(run: Run, architecture: Architecture, index: int, begun: int) -> It
         seed=recipe.seed * 1009 + index,
         length=stage.steps * stage.batch_size,
         positions=round_of(run.train, stage.sampler),
+        diameter=run.diameter,
     )
     share = stage.batch_size // fabric.world_size
     first = fabric.global_rank * share

@@ -72,7 +72,7 @@ def _seconds_a_step(
     batch = batch.to(device)
     choose_layers(network, stage.layers)
     optimizer = optimizer_of(stage, network)
-    network.set_sampling(stage.regions_per_image, stage.positive_fraction)
+    network.set_sampling(stage.regions_per_image, stage.positive_fraction, stage.masks_per_image)
     begun = 0.0
     for number in range(1 + _MEASURED):  # the first one warms up
         begun = time.perf_counter() if number == 1 else begun

@@ -60,6 +60,9 @@ class Stage(BaseModel):
     """Decay of the moving average of the weights that is validated and shipped; 0 keeps none."""
     regions_per_image: int = Field(default=128, ge=8)
     positive_fraction: float = Field(default=0.33, gt=0, lt=1)
+    masks_per_image: int = Field(default=0, ge=0)
+    """Positive regions of an image whose masks are learnt, at random; 0 is all. Masks are half of a step's
+    work, and a few of them teach as much as many."""
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")

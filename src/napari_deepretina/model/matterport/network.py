@@ -262,9 +262,14 @@ class MatterportRCNN(nn.Module):
                 parts[int(name.removeprefix("res").removeprefix("bn")[0])].append(module)
         return parts
 
-    def set_sampling(self, regions_per_image: int, positive_fraction: float) -> None:
-        """How many regions of an image the heads learn from, and how many of them are positive at most."""
-        self.sampling = Sampling(regions_per_image, positive_fraction)
+    def set_sampling(
+        self, regions_per_image: int, positive_fraction: float, masks_per_image: int = 0
+    ) -> None:
+        """How many regions of an image are learnt from, how many of them positive, of how many the mask.
+
+        Both later numbers are the most there may be; no limit on masks is 0.
+        """
+        self.sampling = Sampling(regions_per_image, positive_fraction, masks_per_image)
 
     def answer_losses(self) -> None:
         """Evaluation mode, but for answering losses: there is no difference here."""

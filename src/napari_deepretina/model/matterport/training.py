@@ -22,10 +22,11 @@ ANCHORS_AT_ONCE = 16_384
 
 @dataclass(frozen=True)
 class Sampling:
-    """Regions an image that the heads learn from, and the share of positive ones at most."""
+    """Regions an image to learn from, the most positive ones (a share), and the most masks (0: no limit)."""
 
     regions_per_image: int = 600
     positive_fraction: float = 0.33
+    masks_per_image: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RegionTargets:
     regions : (R, 4) normalised.
     classes : (R,) int64, 0 for background.
     deltas : (R, 4), 0 where there is no object; gradients reach the proposals through them.
-    masks : (P, 28, 28) float32 of the P positive regions, which come first.
+    masks : (P, 28, 28) float32 of the P first positive regions, which come before the others.
     """
 
     regions: Tensor
@@ -119,8 +120,9 @@ def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: S
     if len(positive):
         deltas = mboxes.deltas_between(regions, truth[matched])
         deltas = deltas / mboxes.standard_deviations(deltas)
+        some = slice(sampling.masks_per_image or len(positive))  # they are in random order already
         masks = mask_targets(
-            target.labels, target.ids[matched], _sampled_from(regions.detach(), target.labels), 28
+            target.labels, target.ids[matched[some]], _sampled_from(regions[some].detach(), target.labels), 28
         )
     chosen = torch.cat([regions, proposals[negative]])[:count]
     classes = torch.cat([target.classes[matched], matched.new_zeros(len(negative))])[:count]
