@@ -22,6 +22,7 @@ from napari_deepretina.inference.views import View, shift_channels
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.regions import Detections
+from napari_deepretina.model.rescoring import Fellows, evidence_of
 from napari_deepretina.model.weights import LoadedModel
 
 MEGAPIXELS_AT_ONCE = 2.0
@@ -37,6 +38,15 @@ class Prediction:
     device: torch.device
     notes: list[str]
     """What did not go as asked, e.g. that a GPU ran out of memory and the CPU took over."""
+    evidence: NDArray[np.float32] | None = None
+    """(N, 5) what the scores were told from, where the weights rescore: see `evidence_of`."""
+
+    def rescored(self, model: LoadedModel, fellows: Fellows | None) -> Prediction:
+        """The same with scores in the light of other fellows; as it is if the weights do not rescore."""
+        rescoring = model.info.rescoring
+        if rescoring is None or self.evidence is None:
+            return self
+        return replace(self, raw=replace(self.raw, scores=rescoring.scores(self.evidence, fellows)))
 
 
 def predict_together(
@@ -45,21 +55,23 @@ def predict_together(
     """As `predict` of each image with one view, in one batch; their plans must have the same size."""
     original = model.info.architecture.is_matterport
     lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
+    limits = model.info.rescoring.limits(limits) if model.info.rescoring else limits
     looks: list[_Look] = []
-    inputs = []
+    seen: list[NDArray[Any]] = []
     for image in images:
         shape = (as_rgb(image).shape[0], image.shape[1])
         (look,) = _looks(model, shape, diameter, (View(),), shifted=False, scale=None)
-        pixels: NDArray[Any] = eight_bit(image, None) if original else normalise(image, None)
         looks.append(look)
-        inputs.append(lay(pixels, look.plan))
+        seen.append(eight_bit(image, None) if original else normalise(image, None))
+    inputs = [lay(pixels, look.plan) for pixels, look in zip(seen, looks, strict=True)]
     windows = torch.tensor([look.plan.window for look in looks])
     found, device, notes = yield from _detect_somehow(model, torch.cat(inputs), windows, limits)
     predictions = []
-    for one, look in zip(found, looks, strict=True):
+    for one, look, pixels in zip(found, looks, seen, strict=True):
         raw = replace(look.view.restore(unlay(one, look.plan), look.plan.shape), thinned=limits.nms)
         told = look.plan.fingerprint(model.sha256, repr(look.view), None)
-        predictions.append(Prediction(replace(raw, fingerprint=told), look.plan, device, list(notes)))
+        alone = Prediction(replace(raw, fingerprint=told), look.plan, device, list(notes))
+        predictions.append(_rescored(alone, model, pixels, None))
     return predictions
 
 
@@ -82,6 +94,7 @@ def predict(
     channel_shift_seed: int | None = None,
     intensity: tuple[float, float] | None = None,
     scale: float | None = None,
+    fellows: Fellows | None = None,
 ) -> Steps[Prediction]:
     """Find raw instances in one image.
 
@@ -93,8 +106,8 @@ def predict(
         their short side has 512 pixels.
     views : ways to look at the image; each detection tells which one it comes from.
     channel_shift_seed : given, views shift their channels, by draws from this seed.
-    intensity, scale : values that become 0 and 1, and zoom from image to network pixels, where the image is
-        a part of a larger one; by default they follow from the image.
+    intensity, scale, fellows : values that become 0 and 1, zoom from image to network pixels, and what nuclei
+        are like, where the image is a part of a larger one; by default they follow from the image.
 
     Yields
     ------
@@ -112,6 +125,11 @@ def predict(
     pixels: NDArray[Any] = eight_bit(image, intensity) if original else normalise(image, intensity)
     lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
     limits = limits or Limits()
+    limits = model.info.rescoring.limits(limits) if model.info.rescoring else limits
+
+    def told(found: dict[int, RawInstances], device: torch.device, notes: list[str]) -> Prediction:
+        return _rescored(_prediction(found, looks, device, notes), model, pixels, fellows)
+
     found: dict[int, RawInstances] = {}
     notes: list[str] = []
     device = model.device
@@ -120,7 +138,7 @@ def predict(
         windows = torch.tensor([k.plan.window for k in batch])
         share = sum(len(look.numbers) for look in batch) / len(views)
         steps = _detect_somehow(model, inputs, windows, limits)
-        so_far = partial(_prediction, dict(found), looks, model, device, list(notes)) if found else None
+        so_far = partial(told, dict(found), device, list(notes)) if found else None
         detections, device, new_notes = yield from _part(
             steps, len(found) / len(views), share, len(views), so_far
         )
@@ -128,7 +146,7 @@ def predict(
         for look, one in zip(batch, detections, strict=True):
             raw = replace(look.view.restore(unlay(one, look.plan), shape), thinned=limits.nms)
             found |= {n: replace(raw, views=np.full(len(raw), n, np.int32)) for n in look.numbers}
-    prediction = _prediction(found, looks, model, device, notes)
+    prediction = told(found, device, notes)
     fingerprint = prediction.plan.fingerprint(model.sha256, *map(repr, views), channel_shift_seed)
     prediction.raw = replace(prediction.raw, fingerprint=fingerprint)
     return prediction
@@ -137,7 +155,6 @@ def predict(
 def _prediction(
     found: dict[int, RawInstances],
     looks: list[_Look],
-    model: LoadedModel,
     device: torch.device,
     notes: list[str],
 ) -> Prediction:
@@ -147,6 +164,15 @@ def _prediction(
     views = np.searchsorted(numbers, joined.views).astype(np.int32)
     plan = next(look.plan for look in looks if 0 in look.numbers)
     return Prediction(replace(joined, views=views, view_count=len(numbers)), plan, device, list(notes))
+
+
+def _rescored(
+    prediction: Prediction, model: LoadedModel, pixels: NDArray[Any], fellows: Fellows | None
+) -> Prediction:
+    """With scores in the light of the fellows, where the weights know how."""
+    if model.info.rescoring is None:
+        return prediction
+    return replace(prediction, evidence=evidence_of(prediction.raw, pixels)).rescored(model, fellows)
 
 
 def _looks(

@@ -21,6 +21,7 @@ from napari_deepretina.inference.predict import Prediction, predict
 from napari_deepretina.inference.steps import Progress, Steps, drain
 from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.model.rescoring import Fellows, fellows_of
 from napari_deepretina.model.weights import LoadedModel
 
 MARGIN = 128
@@ -30,7 +31,7 @@ NEAR = 12
 TILED_FROM = 1.5
 """Images of more than this many tiles' area are cut into tiles."""
 MOST_LOOKED_AT = 4
-"""Tiles that tell the size of an image's nuclei."""
+"""Tiles that tell what an image's nuclei are like."""
 EMPTY = 0.06
 """Tiles whose normalised, smoothed values differ by less than this hold nothing."""
 
@@ -123,10 +124,11 @@ def predict_tiled(
     del seen
     diameter = options.pop("diameter", None)
     cut = partial(_cut, side=side, origin=origin)
-    plan, looked = yield from _scaled(model, image, cut, diameter, enlarge, options)
+    plan, looked, fellows = yield from _scaled(model, image, cut, diameter, enlarge, options)
     fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
     run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
+    options["fellows"] = fellows
     if plan.scale > model.info.architecture.usual_scale(min(plan.shape)) and diameter is None:
         run.notes.append(f"nuclei are small: looked at {plan.scale:.2f} times the size")
     if run.found:
@@ -195,18 +197,21 @@ def _scaled(
     diameter: float | None,
     enlarge: Callable[[list[RawInstances], Plan], float | None] | None,
     options: dict[str, Any],
-) -> Steps[tuple[Plan, dict[int, Prediction]]]:
-    """The plan of an image whose nuclei may be small, and the tiles that were looked at with that plan."""
+) -> Steps[tuple[Plan, dict[int, Prediction], Fellows | None]]:
+    """The plan of an image whose nuclei may be small, the tiles that were looked at with it, their nuclei."""
     shape = (int(image.shape[0]), int(image.shape[1]))
     plan = partial(
         make_plan, shape, model.info.architecture, trained_diameter=model.info.diameter, diameter=diameter
     )
     usual = plan()
-    if enlarge is None:
-        return usual, {}
+    if enlarge is None and model.info.rescoring is None:
+        return usual, {}, None
     looked = yield from _look_at_some(model, image, cut(usual), options, usual.scale)
-    scale = enlarge([answer.raw for answer in looked.values()], usual)
-    return (usual, looked) if scale is None else (plan(scale=scale), {})
+    evidence = [answer.evidence for answer in looked.values() if answer.evidence is not None]
+    fellows = fellows_of(np.concatenate(evidence)) if evidence else None
+    looked = {number: answer.rescored(model, fellows) for number, answer in looked.items()}
+    scale = enlarge([answer.raw for answer in looked.values()], usual) if enlarge else None
+    return (usual, looked, fellows) if scale is None else (plan(scale=scale), {}, fellows)
 
 
 def _look_at_some(
@@ -223,7 +228,7 @@ def _look_at_some(
         if len(found) == wanted:
             break
         if not is_empty(pixels, options["intensity"]):
-            yield Progress(0.0, "looking how large the nuclei are")
+            yield Progress(0.0, "looking what the nuclei are like")
             found[number] = yield from _quietly(predict(model, pixels, **options, scale=scale))
     return found
 
@@ -236,7 +241,7 @@ def _quietly(steps: Steps[Prediction]) -> Steps[Prediction]:
         except StopIteration as end:
             answer: Prediction = end.value
             return answer
-        yield Progress(0.0, "looking how large the nuclei are")
+        yield Progress(0.0, "looking what the nuclei are like")
 
 
 def _todo(image: Any, run: _Run, intensity: tuple[float, float]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -18,6 +18,7 @@ from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.regions import Detections
+from napari_deepretina.model.rescoring import evidence_of
 from napari_deepretina.model.tracing import Traced, trace
 from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
@@ -37,7 +38,9 @@ class Inspection:
     raw : detections, one for each of ``traced.detections``.
     instances : what post-processing makes of them; ``sources`` are places in `raw`.
     labels : (H, W) int32; id i is ``instances[i - 1]``.
-    plan, settings, class_names : what decided it.
+    plan, settings, class_names, limits : what decided it.
+    rescored : whether scores of `raw` are those in the light of the other detections; ``traced.scores`` are
+        the head's.
     """
 
     traced: Traced
@@ -48,6 +51,12 @@ class Inspection:
     settings: PostprocessSettings
     class_names: tuple[str, ...]
     limits: Limits
+    rescored: bool = False
+
+    @property
+    def head_floor(self) -> float:
+        """What the head's score must reach for a region to go on."""
+        return self.limits.score if self.rescored else self.settings.score
 
     def boxes(self, step: str, most: int = 500) -> dict[str, NDArray[Any]]:
         """Boxes of a step, the surest `most` of them, as columns.
@@ -77,7 +86,7 @@ class Inspection:
             return columns | {"class": self._names(t.classes[best])}
         final = t.detections[:most]
         columns = self._columns(t.moved, t.scores, t.levels[anchor_of_region], final)
-        columns["index"] = np.arange(len(final))
+        columns |= {"index": np.arange(len(final)), "score": self.raw.scores[:most]}
         return columns | {"class": self._names(t.classes[final])}
 
     def _columns(
@@ -151,6 +160,8 @@ def inspect_image(
     """
     settings = settings or PostprocessSettings.model_validate(dict(model.info.postprocess))
     limits = limits or Limits()
+    rescoring = model.info.rescoring
+    limits = rescoring.limits(limits) if rescoring else limits
     architecture = model.info.architecture
     shape = check_image(image)
     plan = make_plan(shape, architecture, trained_diameter=model.info.diameter, diameter=diameter)
@@ -173,10 +184,20 @@ def inspect_image(
         found = Detections(found.boxes.float(), found.scores, found.classes,
                            found.masks.round().to(torch.uint8))  # fmt: skip
     raw, kept = _raw(found, plan, original=original, limits=limits)
+    if rescoring:
+        raw = replace(raw, scores=rescoring.scores(evidence_of(raw, normalise(image))))
     instances = postprocess(raw, settings)
     here = _in_image(traced, plan, kept)
     return Inspection(
-        here, raw, instances, instances.to_labels(), plan, settings, architecture.classes, limits
+        here,
+        raw,
+        instances,
+        instances.to_labels(),
+        plan,
+        settings,
+        architecture.classes,
+        limits,
+        rescored=rescoring is not None,
     )
 
 

@@ -24,7 +24,7 @@ class Story:
     ----------
     label : its id.
     numbers : ``anchor``, ``proposal``, ``region``, ``detection`` (places in the steps), ``level``,
-        ``objectness``, ``score``, ``class``, ``votes``, ``area`` …
+        ``objectness``, ``head score``, ``score`` (the same but where weights rescore), ``class``, ``area``.
     boxes : step → (4,) xyxy in pixels of the image.
     mask : (S, S) float32 probability.
     """
@@ -38,10 +38,11 @@ class Story:
     def sentence(self) -> str:
         """The story in words."""
         n, (before, after) = self.numbers, (self.boxes["anchor"], self.boxes["final"])
+        beside = f", {n['score']:.2f} beside the others" if n["score"] != n["head score"] else ""
         return (
             f"Nucleus {self.label}: anchor {n['anchor']} of {_size(before)} on P{n['level']} was held for an "
             f"object with {n['objectness']:.2f}; refined twice it became a box of {_size(after)}, scored "
-            f"{n['score']:.2f} as {n['class']}; its mask covers {n['area']} pixels."
+            f"{n['head score']:.2f} as {n['class']}{beside}; its mask covers {n['area']} pixels."
         )
 
 
@@ -51,8 +52,8 @@ class Missed:
 
     Attributes
     ----------
-    step : ``found``, ``no anchor``, ``rpn score``, ``refinement``, ``rpn nms``, ``head score``, ``nms``,
-        ``mask`` or ``area``.
+    step : ``found``, ``no anchor``, ``rpn score``, ``refinement``, ``rpn nms``, ``head score``,
+        ``context``, ``nms``, ``mask`` or ``area``.
     sentence : why, in words.
     box : (4,) xyxy of the best candidate of the step it was lost at, or of the place itself.
     """
@@ -75,7 +76,7 @@ def story_of(inspection: Inspection, label: int) -> Story:
         {
             "anchor": anchor, "proposal": considered, "region": region, "detection": place,
             "level": int(t.levels[anchor]), "objectness": float(t.objectness[anchor]),
-            "score": float(t.scores[region]),
+            "head score": float(t.scores[region]), "score": float(inspection.raw.scores[place]),
             "class": ("background", *inspection.class_names)[int(t.classes[region])],
             "area": int(instances.areas[label - 1]),
         },
@@ -122,11 +123,15 @@ def why_missed(inspection: Inspection, y: int, x: int, truth: NDArray[np.integer
             t.refined[best],
         )
     best = int(kept[np.argmax(t.scores[kept])])
-    if t.scores[best] < settings.score:
+    if t.scores[best] < inspection.head_floor:
+        remedy = (
+            f"what it gives less than {inspection.head_floor:g} is not looked at further."
+            if inspection.rescored
+            else f"the score threshold is {settings.score:g}: lower it to see this nucleus."
+        )
         return Missed(
             "head score",
-            f"A box was proposed here, but the head gave it {t.scores[best]:.2f}, and the score threshold is "
-            f"{settings.score:g}: lower it to see this nucleus.",
+            f"A box was proposed here, but the head gave it {t.scores[best]:.2f}, and {remedy}",
             t.moved[best],
         )
     return _lost_at_the_end(inspection, kept, best)
@@ -154,8 +159,17 @@ def _not_proposed(inspection: Inspection, near: NDArray[np.int64], here: NDArray
 def _lost_at_the_end(inspection: Inspection, kept: NDArray[np.int64], best: int) -> Missed:
     """Sure enough, and yet not in the result: thinned out, or its mask went elsewhere."""
     t, settings, raw = inspection.traced, inspection.settings, inspection.raw
-    sure = kept[t.scores[kept] >= settings.score]
+    sure = kept[t.scores[kept] >= inspection.head_floor]
     places = np.flatnonzero(np.isin(t.detections, sure))
+    if inspection.rescored and len(places) and raw.scores[places].max() < settings.score:
+        place = int(places[np.argmax(raw.scores[places])])
+        return Missed(
+            "context",
+            f"A box was found here with {t.scores[t.detections[place]]:.2f}, but by its size and brightness "
+            f"beside the image's other nuclei its score is {raw.scores[place]:.2f}, and the threshold is "
+            f"{settings.score:g}: lower it to see this nucleus.",
+            raw.boxes[place],
+        )
     used = set(inspection.instances.sources.tolist())
     for place in places.tolist():
         if place in used:

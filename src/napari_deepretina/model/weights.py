@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.rescoring import Rescoring
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,8 @@ class WeightsInfo(BaseModel):
     licence: str = "BSD-3-Clause"
     postprocess: dict[str, float] = {}
     """Settings of post-processing that suit these weights."""
+    rescoring: Rescoring | None = None
+    """How the network's scores are seen in the light of the other detections; None leaves them."""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ def describe(
         architecture=network.architecture,
         diameter=start.diameter if start else typical_diameter(train, network.architecture),
         data=data_name,
+        rescoring=start.rescoring if start else None,
         recipe=recipe.name,
         version=__version__,
     )
