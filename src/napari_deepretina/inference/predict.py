@@ -55,7 +55,7 @@ def predict_together(
     """As `predict` of each image with one view, in one batch; their plans must have the same size."""
     original = model.info.architecture.is_matterport
     lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
-    limits = model.info.rescoring.limits(limits) if model.info.rescoring else limits
+    limits = model.limits(limits)
     looks: list[_Look] = []
     seen: list[NDArray[Any]] = []
     for image in images:
@@ -124,10 +124,9 @@ def predict(
     original = model.info.architecture.is_matterport
     pixels: NDArray[Any] = eight_bit(image, intensity) if original else normalise(image, intensity)
     lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
-    limits = limits or Limits()
-    limits = model.info.rescoring.limits(limits) if model.info.rescoring else limits
+    limits = model.limits(limits)
 
-    def told(found: dict[int, RawInstances], device: torch.device, notes: list[str]) -> Prediction:
+    def joined(found: dict[int, RawInstances], device: torch.device, notes: list[str]) -> Prediction:
         return _rescored(_prediction(found, looks, device, notes), model, pixels, fellows)
 
     found: dict[int, RawInstances] = {}
@@ -138,7 +137,7 @@ def predict(
         windows = torch.tensor([k.plan.window for k in batch])
         share = sum(len(look.numbers) for look in batch) / len(views)
         steps = _detect_somehow(model, inputs, windows, limits)
-        so_far = partial(told, dict(found), device, list(notes)) if found else None
+        so_far = partial(joined, dict(found), device, list(notes)) if found else None
         detections, device, new_notes = yield from _part(
             steps, len(found) / len(views), share, len(views), so_far
         )
@@ -146,7 +145,7 @@ def predict(
         for look, one in zip(batch, detections, strict=True):
             raw = replace(look.view.restore(unlay(one, look.plan), shape), thinned=limits.nms)
             found |= {n: replace(raw, views=np.full(len(raw), n, np.int32)) for n in look.numbers}
-    prediction = told(found, device, notes)
+    prediction = joined(found, device, notes)
     fingerprint = prediction.plan.fingerprint(model.sha256, *map(repr, views), channel_shift_seed)
     prediction.raw = replace(prediction.raw, fingerprint=fingerprint)
     return prediction

@@ -159,9 +159,7 @@ def inspect_image(
         If the image is none, or too large to keep every step of.
     """
     settings = settings or PostprocessSettings.model_validate(dict(model.info.postprocess))
-    limits = limits or Limits()
-    rescoring = model.info.rescoring
-    limits = rescoring.limits(limits) if rescoring else limits
+    limits, rescoring = model.limits(limits), model.info.rescoring
     architecture = model.info.architecture
     shape = check_image(image)
     plan = make_plan(shape, architecture, trained_diameter=model.info.diameter, diameter=diameter)

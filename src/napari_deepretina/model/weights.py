@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
-from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.rescoring import Rescoring
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class LoadedModel:
     path: Path
     sha256: str
     device: torch.device
+
+    def limits(self, asked: Limits | None = None) -> Limits:
+        """The limits asked for; those of what is rescored where the weights rescore."""
+        asked = asked or Limits()
+        return self.info.rescoring.limits(asked) if self.info.rescoring else asked
 
     def to(self, device: torch.device) -> LoadedModel:
         """The same model on another device; the network moves, it is not copied."""
