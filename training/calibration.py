@@ -3,7 +3,7 @@
 ``python training/calibration.py --data ../shared/data/stage1_train.zip [--weights nuclei]``
 
 True is what overlaps a true nucleus with an IoU above 0.5. The network's own scores stand beside those in
-context. The last line is the expected calibration error: the mean distance of both numbers.
+context. The last line is the expected calibration error: the mean distance of score and share.
 """
 
 from __future__ import annotations
