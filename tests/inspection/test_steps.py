@@ -55,7 +55,9 @@ def test_steps_are_linked_and_lie_over_the_image(inspection, nuclei_model):
     t, zoom = inspection.traced, inspection.plan.scaled[0] / inspection.plan.shape[0]
     # detections are the final boxes, to the pixel
     assert t.moved[t.detections] == pytest.approx(inspection.raw.boxes, abs=1e-3)
-    assert np.array_equal(t.scores[t.detections], inspection.raw.scores)
+    assert np.array_equal(inspection.boxes("final boxes", most=10_000)["score"], inspection.raw.scores)
+    assert inspection.rescored
+    assert t.scores[t.detections].min() >= inspection.head_floor == inspection.limits.score
     # anchors: 8 to 128 pixels where the network looks, level by level, first centre in the corner
     areas = np.prod(t.anchors[:, 2:] - t.anchors[:, :2], axis=1) * zoom**2
     for level, side in zip((2, 3, 4, 5, 6), (8, 16, 32, 64, 128), strict=True):
@@ -169,21 +171,22 @@ def test_missed_for_its_score(nuclei_model, step):
     alike = Rescoring(mean=(0,) * 5, spread=(1,) * 5, hidden=((0,) * 6,), output=(0, 1))  # 0.73 for all
     info = nuclei_model.info.model_copy(update={"rescoring": alike if step == "context" else None})
     nuclei_model = replace(nuclei_model, info=info)
-    sure = inspect_image(nuclei_model, IMAGE, PostprocessSettings(score=0.999))
     all_of_them = inspect_image(nuclei_model, IMAGE, PostprocessSettings(score=0.5))
+    threshold = round(float(np.median(all_of_them.instances.scores)) + (step == "context") * 0.1, 4)
+    sure = inspect_image(nuclei_model, IMAGE, PostprocessSettings(score=threshold))
     lost = [
         k for k in range(1, len(all_of_them.instances) + 1)
-        if all_of_them.instances.scores[k - 1] < 0.99 and not sure.labels[a_pixel(all_of_them.labels, k)]
+        if all_of_them.instances.scores[k - 1] < threshold and not sure.labels[a_pixel(all_of_them.labels, k)]
     ]  # fmt: skip
     assert lost
     for label in lost[:5]:
         missed = why_missed(sure, *a_pixel(all_of_them.labels, label), all_of_them.labels)
         assert missed.step == step
-        assert "threshold is 0.999" in missed.sentence
+        assert f"threshold is {threshold:g}" in missed.sentence
         assert "beside the image's other nuclei" in missed.sentence or step == "head score"
-        # without a truth to go by, the same is found, or a box beside it that was thinned out
+        # without a truth to go by, a box beside it may be taken for the one that was lost
         told = why_missed(sure, *a_pixel(all_of_them.labels, label)).step
-        assert told == step or (step, told) == ("context", "nms")
+        assert told in (step, "nms", "rpn nms", "refinement")
 
 
 def test_missed_where_nothing_is(nuclei_model):

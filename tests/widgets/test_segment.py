@@ -232,9 +232,9 @@ def test_odd_images_give_an_empty_layer(panel, image):
 def test_the_default_weights_are_chosen_with_their_advice(panel):
     assert panel.widget.weights.value == "nuclei"
     assert panel.widget.weights.choices[:2] == ("nuclei", "nuclei-small")
-    assert panel.widget.score.value == 0.75
+    assert panel.widget.score.value == 0.6
     panel.widget.weights.value = "nuclei-small"
-    assert panel.widget.score.value == 0.85
+    assert panel.widget.score.value == 0.65
 
 
 def test_bad_weights_are_told_in_a_sentence(panel, field, tmp_path):

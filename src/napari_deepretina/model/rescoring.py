@@ -166,8 +166,8 @@ def learn(inputs: NDArray[Any], hits: NDArray[Any], weights: NDArray[Any], *, un
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     parameters = [np.round(p.detach().numpy(), 5) for p in layers.parameters()]
     return Rescoring(
-        mean=tuple(np.round(mean, 5).tolist()),
-        spread=tuple(np.round(spread, 5).tolist()),
+        mean=tuple(np.round(mean.astype(np.float64), 5).tolist()),
+        spread=tuple(np.round(spread.astype(np.float64), 5).tolist()),
         hidden=tuple(map(tuple, np.concatenate([parameters[0], parameters[1][:, None]], axis=1).tolist())),
         output=(*parameters[2][0].tolist(), float(parameters[3][0])),
     )
