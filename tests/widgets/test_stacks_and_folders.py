@@ -24,7 +24,7 @@ def movie():
     return np.stack([*frames, np.full_like(image, dark)])
 
 
-def test_a_movie_is_tracked(panel, movie, qtbot):
+def test_a_movie_is_tracked(panel, movie):
     layer = panel.viewer.add_image(movie, name="movie", scale=(3, 0.5, 0.5), axis_labels=("t", "y", "x"))
     stack = panel.widget.stack
     assert stack.isVisibleTo(panel.widget)
@@ -91,7 +91,7 @@ def test_cancel_keeps_the_planes_that_are_done(panel, movie, qtbot):
     (labels,) = panel.labels()
     done = labels.data.any(axis=(1, 2))
     assert 1 <= done.sum() < 30
-    assert done[: done.sum()].all()
+    assert not done[done.sum() + 4 :].any()  # two at a time come in any order
     assert "cancelled at plane" in panel.widget.box.status.text()
 
 

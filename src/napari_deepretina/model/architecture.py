@@ -51,7 +51,8 @@ class Architecture(BaseModel):
     roi_samples: int = Field(default=1, ge=1, le=4)
     """Bilinear samples a side in each cell of a pooled region; one, as the original took."""
     short_side: int = Field(default=512, ge=64)
-    """Images are scaled up until their short side has this many pixels, or to twice their size."""
+    """Images are scaled up until their short side has this many pixels; to twice their size at most, but for
+    Matterport's networks."""
     scale: float = Field(default=1.0, gt=0, le=1)
     """Images that need not be scaled up are laid before the network at this scale; below 1 it is faster."""
     long_side: int = Field(default=1024, ge=64, multiple_of=64)
@@ -66,7 +67,8 @@ class Architecture(BaseModel):
 
     def usual_scale(self, side: int) -> float:
         """Zoom from an image, whose short side is given, to network pixels, where nobody says otherwise."""
-        return max(self.scale, min(self.short_side / side, MOST_ENLARGED * self.scale))
+        larger = self.short_side / side
+        return max(self.scale, larger if self.is_matterport else min(larger, MOST_ENLARGED * self.scale))
 
     def scale_for_small(self, diameter: float, known: float, usual: float) -> float | None:
         """Zoom at which an image of small nuclei is looked at instead; None where they are not small.
