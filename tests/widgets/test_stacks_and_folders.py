@@ -33,7 +33,6 @@ def test_a_movie_is_tracked(panel, movie):
     stack.link.value = 0.3
     panel.viewer.dims.set_current_step(0, 2)
     panel.click()
-    qtbot.waitUntil(lambda: "movie so far" in panel.viewer.layers, timeout=60_000)
     panel.wait()
     (labels,) = panel.labels()
     assert labels.name == "movie nuclei"
