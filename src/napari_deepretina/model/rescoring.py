@@ -154,16 +154,18 @@ def learn(inputs: NDArray[Any], hits: NDArray[Any], weights: NDArray[Any], *, un
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Linear(5, units), nn.Tanh(), nn.Linear(units, 1)).double()
-    optimizer = torch.optim.LBFGS(layers.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+    optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
+        layers.parameters(), max_iter=500, line_search_fn="strong_wolfe"
+    )
 
-    def closure() -> torch.Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(layers(x)[:, 0], y, weight=w)
         loss = loss + 1e-4 * sum((p.square().sum() for p in layers.parameters()), torch.zeros(()))
         torch.autograd.backward(loss)
-        return loss
+        return loss.item()
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     parameters = [np.round(p.detach().numpy(), 5) for p in layers.parameters()]
     return Rescoring(
         mean=tuple(np.round(mean.astype(np.float64), 5).tolist()),

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.sample import Dataset, Sample
@@ -73,14 +72,8 @@ def learn_rescoring(
             f"{sum(map(len, hits))} detections in {len(dataset)} images are too few to learn rescoring from: "
             f"give images with at least {FEWEST}"
         )
-    rescoring = _fitted(inputs, hits, weights)
+    rescoring = learn(np.concatenate(inputs), np.concatenate(hits), np.concatenate(weights))
     return replace(model, info=model.info.model_copy(update={"rescoring": rescoring}))
-
-
-def _fitted(
-    inputs: list[NDArray[np.float32]], hits: list[NDArray[np.bool_]], weights: list[NDArray[np.float64]]
-) -> Rescoring:
-    return learn(np.concatenate(inputs), np.concatenate(hits), np.concatenate(weights))
 
 
 def _looked_at(model: LoadedModel, sample: Sample) -> Prediction:
