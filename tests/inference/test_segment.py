@@ -34,10 +34,8 @@ def test_plans_cover_the_image_in_multiples_of_64(shape, diameter):
         assert scaled == max(1, round(side * plan.scale))
     if diameter:
         assert plan.scale == 32 / diameter
-    elif min(shape) >= 512:
-        assert plan.scale == 1
-    else:
-        assert min(plan.scaled) == 512 or plan.scale == 16
+    else:  # up to 512 pixels, twice the size at most
+        assert plan.scale == min(2, max(1, 512 / min(shape)))
 
 
 def test_plans_tell_weights_apart():

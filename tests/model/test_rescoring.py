@@ -6,13 +6,15 @@ import pytest
 from napari_deepretina.data.sample import Sample
 from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.predict import predict, predict_together
+from napari_deepretina.inference.predict import Whole, predict, predict_together
 from napari_deepretina.inference.segment import segment
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import RawInstances
-from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.rescoring import Fellows, Rescoring, compared, evidence_of, fellows_of, learn
 from napari_deepretina.model.weights import load_model, save_weights
+from napari_deepretina.training.judge import describe
+from napari_deepretina.training.recipe import load_recipe
 from napari_deepretina.training.rescore import learn_rescoring
 
 
@@ -87,7 +89,7 @@ def test_rescored_weights_are_rescored_everywhere(nuclei_model, tmp_path):
     assert np.allclose(both[1].raw.scores, after.raw.scores, atol=1e-3)
     # beside giants all of them are debris; for weights that do not rescore it makes no difference
     giants = Fellows(9.0, 0.5, 0.5)
-    assert drain(predict(model, image, fellows=giants)).raw.scores.max() < 0.2
+    assert drain(predict(model, image, whole=Whole(fellows=giants))).raw.scores.max() < 0.2
     assert after.rescored(model, giants).raw.scores.max() < 0.2
     assert before.rescored(plain, giants) is before
 
@@ -121,5 +123,17 @@ def test_learning_from_images_tells_debris_by_its_fellows(nuclei_model):
     true = len(np.unique(sample.labels)) - 1
     assert dusty.count > true + 5
     assert abs(clean.count - true) <= 3
+    other = nuclei_model.info.model_copy(
+        update={"architecture": Architecture(backbone="matterport_resnet50")}
+    )
+    with pytest.raises(UserError, match="of Matterport's"):
+        learn_rescoring(replace(nuclei_model, info=other), Dusty())
     with pytest.raises(UserError, match="too few to learn rescoring"):
         learn_rescoring(nuclei_model, SyntheticDataset(1, shape=(64, 64), count=3))
+
+
+def test_training_that_begins_with_such_weights_keeps_their_rescoring(nuclei_model):
+    recipe, data = load_recipe("fine-tune"), SyntheticDataset(1)
+    told = describe(recipe, nuclei_model.network, nuclei_model.info, data, "")
+    assert told.rescoring == nuclei_model.info.rescoring is not None
+    assert describe(recipe, nuclei_model.network, None, data, "").rescoring is None

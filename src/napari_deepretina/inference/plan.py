@@ -65,7 +65,7 @@ def make_plan(
     Parameters
     ----------
     shape : (height, width).
-    architecture : its `short_side` is what a short side is scaled up to at least.
+    architecture : its `usual_scale` counts where no diameter is given.
     trained_diameter : median nucleus diameter at the network's scale in training, pixels.
     diameter : expected nucleus diameter in pixels of this image; given, it alone decides the scale.
     scale : zoom from image to network pixels, if it is decided already, as for a part of an image.
@@ -82,9 +82,8 @@ def make_plan(
     if scale is not None:
         pass
     elif diameter is None:
-        scale = min(LARGEST_SCALE, architecture.usual_scale(min(size)))
-        if architecture.is_matterport:
-            scale = _matterport_scale(size, architecture)
+        ours = not architecture.is_matterport
+        scale = architecture.usual_scale(min(size)) if ours else _matterport_scale(size, architecture)
     elif not 0 < diameter < float("inf"):
         raise UserError(f"the expected diameter must be above 0 pixels, got {diameter:g}")
     else:

@@ -29,6 +29,14 @@ MEGAPIXELS_AT_ONCE = 2.0
 """Views of the same size go through the network together up to this many; more only costs memory."""
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a part must know of its image: the values that become 0 and 1, and what nuclei are like in it."""
+
+    intensity: tuple[float, float] | None = None
+    fellows: Fellows | None = None
+
+
 @dataclass
 class Prediction:
     """Raw detections with what really ran."""
@@ -53,8 +61,7 @@ def predict_together(
     model: LoadedModel, images: Sequence[NDArray[Any]], diameter: float | None, limits: Limits
 ) -> Steps[list[Prediction]]:
     """As `predict` of each image with one view, in one batch; their plans must have the same size."""
-    original = model.info.architecture.is_matterport
-    lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
+    read, lay, unlay = _ways(model)
     limits = model.limits(limits)
     looks: list[_Look] = []
     seen: list[NDArray[Any]] = []
@@ -62,7 +69,7 @@ def predict_together(
         shape = (as_rgb(image).shape[0], image.shape[1])
         (look,) = _looks(model, shape, diameter, (View(),), shifted=False, scale=None)
         looks.append(look)
-        seen.append(eight_bit(image, None) if original else normalise(image, None))
+        seen.append(read(image, None))
     inputs = [lay(pixels, look.plan) for pixels, look in zip(seen, looks, strict=True)]
     windows = torch.tensor([look.plan.window for look in looks])
     found, device, notes = yield from _detect_somehow(model, torch.cat(inputs), windows, limits)
@@ -92,9 +99,8 @@ def predict(
     limits: Limits | None = None,
     views: Sequence[View] = (View(),),
     channel_shift_seed: int | None = None,
-    intensity: tuple[float, float] | None = None,
     scale: float | None = None,
-    fellows: Fellows | None = None,
+    whole: Whole | None = None,
 ) -> Steps[Prediction]:
     """Find raw instances in one image.
 
@@ -102,12 +108,11 @@ def predict(
     ----------
     model : from `load_model`; it may be moved to the CPU if its device runs out of memory.
     image : (H, W) or (H, W, 1|3|4), any real dtype; NaN and infinite pixels count as dark.
-    diameter : expected nucleus diameter in pixels; by default images are only scaled up so that
-        their short side has 512 pixels.
+    diameter : expected nucleus diameter in pixels; by default `Architecture.usual_scale` counts.
     views : ways to look at the image; each detection tells which one it comes from.
     channel_shift_seed : given, views shift their channels, by draws from this seed.
-    intensity, scale, fellows : values that become 0 and 1, zoom from image to network pixels, and what nuclei
-        are like, where the image is a part of a larger one; by default they follow from the image.
+    scale : zoom from image to network pixels; by default it follows from the image.
+    whole : what is known of the larger image that this one is a part of.
 
     Yields
     ------
@@ -121,14 +126,10 @@ def predict(
     shape = (as_rgb(image).shape[0], image.shape[1])
     looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None, scale=scale)
     yield Progress(0.0, "normalising")
-    original = model.info.architecture.is_matterport
-    pixels: NDArray[Any] = eight_bit(image, intensity) if original else normalise(image, intensity)
-    lay, unlay = (matterport.lay_out, matterport.to_raw) if original else (lay_out, to_raw)
+    read, lay, unlay = _ways(model)
+    pixels = read(image, whole.intensity if whole else None)
     limits = model.limits(limits)
-
-    def joined(found: dict[int, RawInstances], device: torch.device, notes: list[str]) -> Prediction:
-        return _rescored(_prediction(found, looks, device, notes), model, pixels, fellows)
-
+    joined = partial(_prediction, looks=looks, model=model, pixels=pixels, whole=whole)
     found: dict[int, RawInstances] = {}
     notes: list[str] = []
     device = model.device
@@ -153,25 +154,39 @@ def predict(
 
 def _prediction(
     found: dict[int, RawInstances],
-    looks: list[_Look],
     device: torch.device,
     notes: list[str],
+    *,
+    looks: list[_Look],
+    model: LoadedModel,
+    pixels: NDArray[Any],
+    whole: Whole | None,
 ) -> Prediction:
     """What the views found so far, which are numbered anew where some are missing."""
     numbers = np.array(sorted(found))
     joined = RawInstances.concatenate([found[n] for n in numbers.tolist()])
     views = np.searchsorted(numbers, joined.views).astype(np.int32)
     plan = next(look.plan for look in looks if 0 in look.numbers)
-    return Prediction(replace(joined, views=views, view_count=len(numbers)), plan, device, list(notes))
+    raw = replace(joined, views=views, view_count=len(numbers))
+    return _rescored(Prediction(raw, plan, device, list(notes)), model, pixels, whole)
 
 
 def _rescored(
-    prediction: Prediction, model: LoadedModel, pixels: NDArray[Any], fellows: Fellows | None
+    prediction: Prediction, model: LoadedModel, pixels: NDArray[Any], whole: Whole | None
 ) -> Prediction:
-    """With scores in the light of the fellows, where the weights know how."""
+    """With scores in the light of their fellows, where the weights know how."""
     if model.info.rescoring is None:
         return prediction
-    return replace(prediction, evidence=evidence_of(prediction.raw, pixels)).rescored(model, fellows)
+    return replace(prediction, evidence=evidence_of(prediction.raw, pixels)).rescored(
+        model, whole.fellows if whole else None
+    )
+
+
+def _ways(model: LoadedModel) -> tuple[Callable[..., NDArray[Any]], Callable[..., Any], Callable[..., Any]]:
+    """How pixels are read, how they are laid before the network, and how its answers come back."""
+    if model.info.architecture.is_matterport:
+        return eight_bit, matterport.lay_out, matterport.to_raw
+    return normalise, lay_out, to_raw
 
 
 def _looks(

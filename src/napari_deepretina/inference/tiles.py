@@ -17,7 +17,7 @@ from napari_deepretina.data.normalise import intensity_range, overview
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
-from napari_deepretina.inference.predict import Prediction, predict
+from napari_deepretina.inference.predict import Prediction, Whole, predict
 from napari_deepretina.inference.steps import Progress, Steps, drain
 from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import RawInstances
@@ -94,7 +94,8 @@ def predict_tiled(
 ) -> Steps[Prediction]:
     """As `predict`, tile by tile: the whole image is never in memory unless it was.
 
-    Scale and intensity range are those of the whole image, so that a tile looks as it would in it.
+    Scale, intensity range and what nuclei are like are those of the whole image, so that a tile looks as it
+    would in it.
 
     Parameters
     ----------
@@ -118,17 +119,14 @@ def predict_tiled(
     are still in it: thinning by overlap, which post-processing does, leaves the surer one.
     """
     yield Progress(0.0, "looking over the image")
-    seen = overview(image)
-    image_digest = _digest(seen)
-    options["intensity"] = intensity_range(seen)
-    del seen
+    image_digest, options["whole"] = _looked_over(image)
     diameter = options.pop("diameter", None)
     cut = partial(_cut, side=side, origin=origin)
     plan, looked, fellows = yield from _scaled(model, image, cut, diameter, enlarge, options)
     fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
     run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
-    options["fellows"] = fellows
+    options["whole"] = replace(options["whole"], fellows=fellows)
     if plan.scale > model.info.architecture.usual_scale(min(plan.shape)) and diameter is None:
         run.notes.append(f"nuclei are small: looked at {plan.scale:.2f} times the size")
     if run.found:
@@ -227,7 +225,7 @@ def _look_at_some(
         pixels = np.asarray(image[y0:y1, x0:x1])
         if len(found) == wanted:
             break
-        if not is_empty(pixels, options["intensity"]):
+        if not is_empty(pixels, options["whole"].intensity):
             yield Progress(0.0, "looking what the nuclei are like")
             found[number] = yield from _quietly(predict(model, pixels, **options, scale=scale))
     return found
@@ -261,7 +259,7 @@ def _look_at_all(
     model: LoadedModel, image: Any, run: _Run, options: dict[str, Any], engine: Engine | None
 ) -> Steps[None]:
     """All tiles that are not done yet."""
-    todo = _todo(image, run, options["intensity"])
+    todo = _todo(image, run, options["whole"].intensity)
     work = partial(_predict_tile, {**options, "scale": run.plan.scale})
     if engine is None:
         yield from _one_by_one(model, todo, work, run)
@@ -299,9 +297,11 @@ def _drained(
     return drain(work(model, pixels))
 
 
-def _digest(seen: NDArray[Any]) -> str:
-    """Tells images apart by their overview."""
-    return hashlib.sha256(np.ascontiguousarray(seen).tobytes()).hexdigest()[:16]
+def _looked_over(image: Any) -> tuple[str, Whole]:
+    """What tells an image from others, and what its tiles must know of it, both from its overview."""
+    seen = overview(image)
+    digest = hashlib.sha256(np.ascontiguousarray(seen).tobytes()).hexdigest()[:16]
+    return digest, Whole(intensity_range(seen))
 
 
 def is_empty(pixels: NDArray[Any], intensity: tuple[float, float]) -> bool:

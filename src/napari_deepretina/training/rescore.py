@@ -48,8 +48,13 @@ def learn_rescoring(
     Raises
     ------
     UserError
-        If too little is found in the images to learn from.
+        If too little is found in the images to learn from, or the network is Matterport's.
     """
+    if model.info.architecture.is_matterport:
+        raise UserError(
+            f"{model.info.name} is a network of Matterport's, whose scores stay as they are: "
+            "rescoring is for weights that were trained here"
+        )
     plain = replace(model, info=model.info.model_copy(update={"rescoring": None}))
     min_area = PostprocessSettings.model_validate(model.info.postprocess).min_area
     settings = PostprocessSettings(score=FLOOR, min_area=min_area)
