@@ -91,7 +91,7 @@ def tune(viewer: napari.Viewer, panel: Any, out: Path) -> None:
     pause(6)
     shoot(viewer, out / "tune-sliders.png")
     frames = []
-    for score in (0.95, 0.8, 0.5, 0.2):
+    for score in (0.99, 0.98, 0.97, 0.6):
         widget.controls["score"].value = score
         pause(0.5)
         frames.append(viewer.screenshot(canvas_only=True, flash=False)[..., :3])

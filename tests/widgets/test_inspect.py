@@ -175,3 +175,13 @@ def test_errors_are_drawn_and_jumped_to(inspector):
 def test_without_an_image_it_is_told(inspector):
     inspector.press("run")
     assert "no image layer" in inspector.told()
+
+
+def test_the_score_is_the_one_that_the_weights_recommend(inspector):
+    from napari_deepretina.model.weights import advised_score
+
+    for name in ("nuclei", "nuclei-small"):
+        inspector.widget.weights.value = name
+        assert inspector.widget.score.value == pytest.approx(advised_score(name))
+    assert advised_score("nuclei") != advised_score("nuclei-small")
+    assert advised_score("gone") is None

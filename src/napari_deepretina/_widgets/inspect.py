@@ -33,7 +33,7 @@ from napari_deepretina.evaluation.scores import threshold_table
 from napari_deepretina.inference.planes import take_plane
 from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
-from napari_deepretina.model.weights import available
+from napari_deepretina.model.weights import advised_score, available
 from napari_deepretina.training.recipe import shipped_recipes
 
 NONE = "–"
@@ -62,7 +62,7 @@ class InspectWidget(QWidget):
     def _build(self) -> None:
         self.image = ComboBox(label="image", choices=lambda _: self._names(Image))
         self.weights = ComboBox(label="weights", choices=lambda _: list(available()))
-        self.score = FloatSlider(label="score", min=0.05, max=0.95, step=0.01, value=0.9)
+        self.score = FloatSlider(label="score", min=0.05, max=0.95, step=0.01, value=0.5)
         self.diameter = FloatSpinBox(label="diameter", min=0, max=2000, step=1, value=0)
         self.diameter.native.setSpecialValueText("automatic")
         self.box = RunBox(self._viewer, "Choose an image and press Run.")
@@ -81,6 +81,12 @@ class InspectWidget(QWidget):
         ):
             self.tabs.addTab(build(), title)
         layout.addWidget(self.tabs, 1)
+        self.weights.changed.connect(self._take_advice)
+        self._take_advice()
+
+    def _take_advice(self, _: Any = None) -> None:
+        if self.weights.value and (advice := advised_score(self.weights.value)) is not None:
+            self.score.value = advice
 
     def _form(self, *names: str) -> QFormLayout:
         form = QFormLayout()

@@ -151,13 +151,9 @@ class SegmentWidget(QWidget):
 
     def _take_advice(self, _: Any = None) -> None:
         """Show the score threshold that the weights' own validation found best."""
-        from napari_deepretina.model.weights import find, read_info
+        from napari_deepretina.model.weights import advised_score
 
-        try:
-            advice = read_info(find(self.weights.value)).postprocess.get("score")
-        except UserError:
-            return  # Run will say what is wrong
-        if advice is not None:
+        if (advice := advised_score(self.weights.value)) is not None:  # of what is wrong Run will tell
             self.score.value = advice
 
     def _choose_weights(self) -> None:

@@ -38,11 +38,12 @@ class Story:
     def sentence(self) -> str:
         """The story in words."""
         n, (before, after) = self.numbers, (self.boxes["anchor"], self.boxes["final"])
-        beside = f", {n['score']:.2f} beside the others" if n["score"] != n["head score"] else ""
+        alone, together = (f"{n[key]:.2f}" for key in ("head score", "score"))
+        beside = f", {together} beside the others" if together != alone else ""
         return (
             f"Nucleus {self.label}: anchor {n['anchor']} of {_size(before)} on P{n['level']} was held for an "
             f"object with {n['objectness']:.2f}; refined twice it became a box of {_size(after)}, scored "
-            f"{n['head score']:.2f} as {n['class']}{beside}; its mask covers {n['area']} pixels."
+            f"{alone} as {n['class']}{beside}; its mask covers {n['area']} pixels."
         )
 
 

@@ -109,6 +109,14 @@ def read_info(path: Path) -> WeightsInfo:
     return header
 
 
+def advised_score(name_or_path: str | Path) -> float | None:
+    """Score threshold that a weights file recommends; None if it has none or cannot be read."""
+    try:
+        return read_info(find(name_or_path)).postprocess.get("score")
+    except UserError:
+        return None
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal digest of a file's content."""
     with path.open("rb") as file:
