@@ -143,6 +143,19 @@ def test_pixels_with_enough_votes_stay():
             assert (total[window][mask] >= votes).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "views", "votes"), [("corrected", 5, 3), ("corrected", 4, 3), ("original", 5, 2)]
+)
+def test_more_than_half_of_the_views_decide_where_nobody_says_otherwise(method, views, votes):
+    raw = views_of(6)
+    usual = postprocess(raw, PostprocessSettings(method=method, views=views)).to_labels()
+    said = [
+        postprocess(raw, PostprocessSettings(method=method, views=views, votes=n)).to_labels()
+        for n in (votes - 1, votes, votes + 1)
+    ]
+    assert [np.array_equal(usual, labels) for labels in said] == [False, True, False]
+
+
 def test_batches_do_not_change_the_result(monkeypatch):
     raw = views_of(2)
     expected = postprocess(raw, SETTINGS).to_labels()

@@ -196,10 +196,11 @@ class TuneWidget(QWidget):
         values = {name: control.value for name, control in self.controls.items()}
         layer = self._layer()
         views = layer.metadata[RAW].raw.view_count if layer is not None else 1
+        usual = PostprocessSettings(method=values["method"]).votes_of(min(values["views"], views))
+        if views == 1 or values["votes"] == usual:
+            values["votes"] = 0
         if values["views"] >= views:
             values["views"] = 0
-        if views == 1 or values["votes"] == -(-views // 3):
-            values["votes"] = 0
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
         return PostprocessSettings(**rounded, max_lost=self._max_lost)
 
@@ -214,9 +215,8 @@ class TuneWidget(QWidget):
                 self.controls[name].max = max(2, views)
                 self.controls[name].enabled = views > 1
             self.controls["merge_iou"].enabled = views > 1
-            shown = settings.model_copy(
-                update={"views": settings.views or views, "votes": settings.votes or -(-views // 3)}
-            )
+            looked = min(settings.views or views, views)
+            shown = settings.model_copy(update={"views": looked, "votes": settings.votes_of(looked)})
             for name, control in self.controls.items():
                 value = getattr(shown, name)
                 low, high = getattr(control, "min", None), getattr(control, "max", None)

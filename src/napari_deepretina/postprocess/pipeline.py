@@ -46,7 +46,7 @@ class Postprocessor:
     def __call__(self, settings: PostprocessSettings) -> Instances:
         """The final instances for one choice of settings."""
         views = min(settings.views or self.raw.view_count, self.raw.view_count)
-        votes = min(settings.votes, views) or -(-views // 3)
+        votes = settings.votes_of(views)
         kept = self._thin(settings.nms)
         kept = kept[self._wanted(kept, settings.score, views)]
         raw = self.raw[kept]

@@ -33,8 +33,13 @@ class PostprocessSettings(BaseModel):
     views: int = Field(default=0, ge=0)
     """With several views: how many of them count, from the first on; 0 takes all."""
     votes: int = Field(default=0, ge=0)
-    """With several views: how many must agree on a pixel; 0 takes a third of them, as the original did."""
+    """With several views: how many must agree on a pixel; 0 takes more than half of them (method original: a
+    third)."""
     merge_iou: float = Field(default=0.6, gt=0, lt=1)
     """Detections of two views that overlap by at least this IoU are the same nucleus."""
     method: Literal["corrected", "original"] = "corrected"
     """original repeats Deep Retina with all its quirks; corrected gives an overlap to the higher score."""
+
+    def votes_of(self, views: int) -> int:
+        """How many of so many views must agree on a pixel."""
+        return min(self.votes, views) or (-(-views // 3) if self.method == "original" else views // 2 + 1)
