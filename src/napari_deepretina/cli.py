@@ -152,26 +152,24 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from napari_deepretina.training.run import run_training
+    from napari_deepretina.training.run import plan_training
 
-    answer = run_training(
+    plan = plan_training(
         arguments.recipe,
         arguments.data,
-        arguments.out,
         weights=arguments.weights,
         split=arguments.split,
-        resume=arguments.resume,
-        device=arguments.device,
-        devices=arguments.devices,
         overrides=arguments.set,
-        dry_run=arguments.dry_run,
+        out=None if arguments.dry_run else arguments.out,
+        resume=arguments.resume,
     )
-    if isinstance(answer, str):
-        print(answer)
-    elif answer.exists():
-        print(f"best weights: {answer}")
-    else:
-        print("no weights yet: resume to go on")
+    if arguments.dry_run:
+        print(plan.forecast(arguments.device))
+        return 0
+    weights = plan.run(
+        arguments.out, resume=arguments.resume, device=arguments.device, devices=arguments.devices
+    )
+    print(f"best weights: {weights}" if weights.exists() else "no weights yet: resume to go on")
     return 0
 
 

@@ -18,8 +18,11 @@ from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.judge import typical_diameter
+from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, Stage
 from napari_deepretina.training.run import split_data, starting_point
+
+CPU = Machine("cpu")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -50,7 +53,7 @@ def data(n=4, seed=0):
 
 
 def train(recipe, out, **options):
-    return fit(recipe, data(), data(2, seed=9), out, accelerator="cpu", quiet=True, **options)
+    return fit(recipe, data(), data(2, seed=9), out, machine=CPU, **options)
 
 
 def events(out):
@@ -97,7 +100,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(recipe, tmp_path):
             return super().__getitem__(index)
 
     first = Interrupted(4, shape=(64, 64), count=4, diameter=18, seed=0)
-    fit(half, first, data(2, seed=9), tmp_path / "parts", accelerator="cpu", quiet=True)
+    fit(half, first, data(2, seed=9), tmp_path / "parts", machine=CPU)
     assert 0 < events(tmp_path / "parts")[-1]["step"] < 8
     assert events(tmp_path / "parts")[-1]["finished"] is False
     train(half, tmp_path / "parts", resume=True)

@@ -22,14 +22,17 @@ from napari_deepretina.model.network import build
 from napari_deepretina.model.weights import WeightsInfo, load_model
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.fit import fit
+from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, Stage, load_recipe
-from napari_deepretina.training.run import for_classes, run_training, split_data
+from napari_deepretina.training.run import for_classes, plan_training, split_data
 from napari_deepretina.training.trainable import (
     choose_layers,
     mean_square_penalty,
     optimizer_of,
     set_modes,
 )
+
+CPU = Machine("cpu")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -55,7 +58,7 @@ def data(n=4, seed=0):
 
 
 def run(recipe, out, train=None, **options):
-    return fit(recipe, train or data(), data(2, seed=9), out, accelerator="cpu", quiet=True, **options)
+    return fit(recipe, train or data(), data(2, seed=9), out, machine=CPU, **options)
 
 
 def events(out, kind=None):
@@ -286,7 +289,7 @@ def test_problems_of_recipe_data_and_folder_are_told_together(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError) as caught:
-        run_training("from-scratch", [str(tmp_path / "nowhere")], tmp_path, overrides=["main.speed=3"])
+        plan_training("from-scratch", [str(tmp_path / "nowhere")], out=tmp_path, overrides=["main.speed=3"])
     for part in ("speed", "does not exist", "holds a run already"):
         assert part in str(caught.value)
 
@@ -342,7 +345,7 @@ def test_a_matterport_network_is_trained_judged_and_used(tmp_path):
     recipe = recipe_of(architecture, sgd, stage(name="all", batch_norm="frozen"))
     before = build(architecture, seed=0).state_dict()
     shapes = ShapesDataset(4, side=64)
-    weights = fit(recipe, shapes, shapes, tmp_path / "run", accelerator="cpu", quiet=True)
+    weights = fit(recipe, shapes, shapes, tmp_path / "run", machine=CPU)
     (told,) = events(tmp_path / "run", "validation")
     assert {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"} < set(told)
     model = load_model(weights, "cpu")

@@ -15,9 +15,13 @@ class JoinedDataset:
     ----------
     class_names : of classes 1, 2, …; the same for all parts.
     weights : copies of each image in a round of training, from the weights of the parts.
+    title : what people call it.
     """
 
-    def __init__(self, parts: Sequence[Dataset], weights: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[Dataset], weights: Sequence[int] | None = None, title: str = ""
+    ) -> None:
+        self.title = title
         weights = weights or [1] * len(parts)
         self.weights = [w for part, w in zip(parts, weights, strict=True) for _ in range(len(part))]
         names = [tuple(getattr(part, "class_names", ("nucleus",))) for part in parts]

@@ -20,8 +20,8 @@ class EventLog:
     processes of a distributed run but the first, writes nothing.
     """
 
-    def __init__(self, folder: Path, *, quiet: bool = False, active: bool = True) -> None:
-        self._active, self._quiet = active, quiet
+    def __init__(self, folder: Path, *, active: bool = True) -> None:
+        self._active = active
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -39,9 +39,8 @@ class EventLog:
         for key, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{event}/{key}", value, step)
-        if not self._quiet:
-            numbers = {k: _short(v) for k, v in values.items() if isinstance(v, int | float | str)}
-            print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
+        numbers = {k: _short(v) for k, v in values.items() if isinstance(v, int | float | str)}
+        print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
 
     def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """Show a (H, W, 3) picture in TensorBoard."""

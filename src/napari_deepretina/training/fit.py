@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from napari_deepretina.data.crops import Batch, CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.device import fast_cpu_bfloat16
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.weights import WeightsInfo
@@ -26,6 +24,7 @@ from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoi
 from napari_deepretina.training.control import Control
 from napari_deepretina.training.events import EventLog
 from napari_deepretina.training.judge import Judge, describe, is_trained
+from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, Stage, to_toml
 from napari_deepretina.training.trainable import (
     choose_layers,
@@ -93,10 +92,7 @@ def fit(
     *,
     start: tuple[Network, WeightsInfo] | None = None,
     resume: bool = False,
-    accelerator: str = "auto",
-    devices: int = 1,
-    quiet: bool = False,
-    data_name: str = "",
+    machine: Machine | None = None,
 ) -> Path:
     """Train, and leave the best weights on validation in ``out/weights.safetensors``.
 
@@ -109,7 +105,7 @@ def fit(
         architecture.
     resume : go on from ``out/checkpoints/last.ckpt``; the weights become bit for bit those of an
         uninterrupted run on the same machine.
-    accelerator, devices : as Fabric understands them; under torchrun, its own numbers count.
+    machine : what to train on; by default the best device there is.
 
     Returns
     -------
@@ -122,13 +118,13 @@ def fit(
         checkpoint stays.
     """
     recipe = _resolved(recipe, train)
-    fabric = Fabric(accelerator=accelerator, precision=_precision(recipe, accelerator), **_processes(devices))
+    fabric = (machine or Machine()).fabric(recipe.precision)
     fabric.launch()
-    state, info = _begin(fabric, recipe, train, out, start, data_name)
+    state, info = _begin(fabric, recipe, train, out, start)
     if resume:
         _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
     control = Control(out)
-    with EventLog(out, quiet=quiet, active=fabric.is_global_zero) as log:
+    with EventLog(out, active=fabric.is_global_zero) as log:
         run = Run(fabric, recipe, train, out, log, control, Judge(val, info, out, log, recipe), info.diameter)
         log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
                   device=str(fabric.device), precision=str(fabric._precision.precision))  # fmt: skip
@@ -162,11 +158,10 @@ def _begin(
     train: Dataset,
     out: Path,
     start: tuple[Network, WeightsInfo] | None,
-    data_name: str,
 ) -> tuple[State, WeightsInfo]:
     """The run's folder, the network on its device, and the description of the weights to be."""
     network = start[0] if start else build(recipe.architecture, seed=recipe.seed)
-    info = describe(recipe, network, start[1] if start else None, train, data_name)
+    info = describe(recipe, network, start[1] if start else None, train)
     if fabric.is_global_zero:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
@@ -328,19 +323,3 @@ def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
     choose_layers(state.network, stage.layers)
     state.optimizer = optimizer_of(stage, state.network)
     state.optimizer.load_state_dict(saved["optimizer"])
-
-
-def _processes(devices: int) -> dict[str, Any]:
-    """Devices and nodes; under torchrun those that it started."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return {"devices": devices}
-    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    return {"devices": here, "num_nodes": everywhere // here}
-
-
-def _precision(recipe: Recipe, accelerator: str) -> Any:
-    if recipe.precision != "auto":
-        return recipe.precision
-    on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
-    fast = fast_cpu_bfloat16() if on_cpu else torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if fast else "32-true"

@@ -107,15 +107,13 @@ class Judge:
         return {**sums, "loss": sum(sums.values())}
 
 
-def describe(
-    recipe: Recipe, network: Network, start: WeightsInfo | None, train: Dataset, data_name: str
-) -> WeightsInfo:
+def describe(recipe: Recipe, network: Network, start: WeightsInfo | None, train: Dataset) -> WeightsInfo:
     """The header of the weights to be; some hundred training images tell the usual diameter."""
     return WeightsInfo(
         name=recipe.name,
         architecture=network.architecture,
         diameter=start.diameter if start else typical_diameter(train, network.architecture),
-        data=data_name,
+        data=f"{getattr(train, 'title', '')} ({len(train)} images)".strip(),
         rescoring=start.rescoring if start else None,
         recipe=recipe.name,
         version=__version__,

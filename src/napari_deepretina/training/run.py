@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,40 +17,61 @@ from napari_deepretina.model.published import COCO_FULL, IMAGENET, start_from_pu
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo, load_model
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.forecast import forecast
+from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, load_recipe
 
 T = TypeVar("T")
 
 
-def run_training(
+@dataclass(frozen=True)
+class Plan:
+    """All that a run is made of; from `plan_training`."""
+
+    recipe: Recipe
+    train: Dataset
+    val: Dataset
+    start: tuple[Network, WeightsInfo] | None = None
+
+    def forecast(self, device: str = "auto") -> str:
+        """What the run would do and take, as text; may be asked once, for it trains the start a little."""
+        network = self.start[0] if self.start else None
+        return forecast(self.recipe, self.train, self.val, network, _accelerator(device))
+
+    def run(self, out: Path, *, resume: bool = False, device: str = "auto", devices: int = 1) -> Path:
+        """Train; see `napari_deepretina.training.fit.fit`. Path of the weights."""
+        machine = Machine(_accelerator(device), devices)
+        return fit(self.recipe, self.train, self.val, out, start=self.start, resume=resume, machine=machine)
+
+
+def plan_training(
     recipe_name: str,
     data: Sequence[str],
-    out: Path,
     *,
     weights: str = "random",
     split: str | None = None,
-    resume: bool = False,
-    device: str = "auto",
-    devices: int = 1,
     overrides: Sequence[str] = (),
-    dry_run: bool = False,
-) -> Path | str:
-    """Check everything, then train; see `napari_deepretina.training.fit.fit`.
+    out: Path | None = None,
+    resume: bool = False,
+) -> Plan:
+    """Check everything that can be known before training.
 
-    Returns
-    -------
-    Path of the weights; with `dry_run`, what would be done, as text.
+    Parameters
+    ----------
+    recipe_name : of a recipe in the package, or a file.
+    data : data sets, as in `split_data`.
+    weights : as in `starting_point`.
+    overrides : ``STAGE.KEY=VALUE``.
+    out, resume : given, the folder is checked as well.
 
     Raises
     ------
     UserError
-        If recipe, data, weights or folder cannot work, before anything is written; all problems that
-        can be known are told together.
+        If recipe, data, weights or folder cannot work; all problems that can be known are told together.
     """
     problems: list[str] = []
     recipe = _told_together(problems, lambda: load_recipe(recipe_name, overrides))
     parts = _told_together(problems, lambda: split_data(data, split))
-    if not dry_run:
+    if out is not None:
         _told_together(problems, lambda: _folder_is_fit(out, resume))
     if recipe is None or parts is None or problems:
         raise UserError("; ".join(problems))
@@ -58,20 +80,12 @@ def run_training(
     if start is None:
         architecture = recipe.architecture.model_copy(update={"classes": class_names(train)})
         recipe = recipe.model_copy(update={"architecture": architecture})
-    accelerator = {"cuda": "gpu"}.get(device, device)
-    if dry_run:
-        return forecast(recipe, train, val, start[0] if start else None, accelerator)
-    return fit(
-        recipe,
-        train,
-        val,
-        out,
-        start=start,
-        resume=resume,
-        accelerator=accelerator,
-        devices=devices,
-        data_name=", ".join(f"{Path(d).name}" for d in data) + f" ({len(train)} images)",
-    )
+    return Plan(recipe, train, val, start)
+
+
+def _accelerator(device: str) -> str:
+    """Fabric's name of it."""
+    return {"cuda": "gpu"}.get(device, device)
 
 
 def _told_together(problems: list[str], work: Callable[[], T]) -> T | None:
@@ -110,7 +124,7 @@ def split_data(data: Sequence[str], split: str | None = None) -> tuple[Dataset, 
         weights.append(weight)
     if not sum(map(len, train)) or not sum(map(len, val)):
         raise UserError("the split leaves no images to train on, or none to validate on")
-    return JoinedDataset(train, weights), JoinedDataset(val)
+    return JoinedDataset(train, weights, ", ".join(Path(d).name for d in data)), JoinedDataset(val)
 
 
 def _weighted(text: str) -> tuple[str, int]:

@@ -1,0 +1,43 @@
+"""The processors that a run asks for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from napari_deepretina.inference.device import fast_cpu_bfloat16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Kind and number of devices; under torchrun those that it started.
+
+    Attributes
+    ----------
+    accelerator : as Fabric names them: auto, cpu, gpu, mps.
+    devices : how many.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+
+    def fabric(self, precision: str) -> Fabric:
+        """Ready for training in this precision; ``auto`` takes bfloat16 where that is quick."""
+        chosen: Any = self._quick_precision() if precision == "auto" else precision
+        return Fabric(accelerator=self.accelerator, precision=chosen, **self._processes())
+
+    def _processes(self) -> dict[str, Any]:
+        """Devices and nodes."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return {"devices": self.devices}
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        return {"devices": here, "num_nodes": everywhere // here}
+
+    def _quick_precision(self) -> str:
+        on_cpu = self.accelerator == "cpu" or not torch.cuda.is_available()
+        quick = fast_cpu_bfloat16() if on_cpu else torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if quick else "32-true"
