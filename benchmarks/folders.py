@@ -26,12 +26,13 @@ from napari_deepretina.inference.batch import segment_files
 from napari_deepretina.inference.results import Places
 from napari_deepretina.inference.settings import make_settings
 from napari_deepretina.inference.sources import find_sources
+from napari_deepretina.inference.steps import drain
 
 
 def batch(folder: Path, out: Path) -> None:
     """All of them together."""
     shutil.rmtree(out, ignore_errors=True)
-    segment_files(find_sources([str(folder)]), Places(out), make_settings(device="cpu"), tell=lambda _: None)
+    drain(segment_files(find_sources([str(folder)]), Places(out), make_settings(device="cpu")))
 
 
 def calls(folder: Path, out: Path, *, one_network: bool) -> None:

@@ -64,7 +64,7 @@ def main() -> None:
             after = np.median([r.seconds["postprocess"] for r in results[name][1:]])
             share = f"{after / value:.1%}"
             found = f"{match(truth, last.labels).counts(0.5)[0]} of {truth.max()}"
-        rows.append([name, f"{value:.2f}", f"{value / reference:.2f}", share, found])
+        rows.append([name, f"{value:.3f}", f"{value / reference:.3f}", share, found])
     threads = torch.get_num_threads()
     print(f"{side}×{side}, {truth.max()} nuclei, CPU, {threads} threads, median of {arguments.runs}")
     print(measure.table(["network", "seconds", "ratio", "post-processing", "nuclei found (IoU > 0.5)"], rows))

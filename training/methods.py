@@ -28,7 +28,7 @@ from napari_deepretina.postprocess.pipeline import Postprocessor
 from napari_deepretina.training.run import split_data
 
 SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-CASES = (("none", 0), ("none", 1), ("flips", 0), ("deep-retina", 0), ("deep-retina", 1))
+CASES = (("none", 0), ("none", 1), ("flips", 0), ("flips-rotations", 0), ("deep-retina", 0))
 
 
 def look(model: LoadedModel, val: Dataset, views: str) -> tuple[list[RawInstances], float]:

@@ -84,6 +84,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     from napari_deepretina.inference.batch import segment_files
     from napari_deepretina.inference.results import FORMATS, Places
     from napari_deepretina.inference.settings import make_settings
+    from napari_deepretina.inference.steps import drain
 
     asked = _recorded(arguments.replay) if arguments.replay else {"settings": {}}
     asked["settings"] |= {
@@ -107,7 +108,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     if out is None:
         raise UserError("give --out DIR, where results go, or --beside")
     settings = make_settings(**asked.pop("settings"))
-    result = segment_files(
+    steps = segment_files(
         sources,
         Places(out, formats, asked["beside"]),
         settings,
@@ -115,6 +116,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
         asked=asked,
     )
+    result = drain(steps, print)
     if result.skipped:
         _tell_skipped(result.skipped, len(result.done))
     return 0

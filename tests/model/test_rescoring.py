@@ -134,6 +134,6 @@ def test_learning_from_images_tells_debris_by_its_fellows(nuclei_model):
 
 def test_training_that_begins_with_such_weights_keeps_their_rescoring(nuclei_model):
     recipe, data = load_recipe("fine-tune"), SyntheticDataset(1)
-    told = describe(recipe, nuclei_model.network, nuclei_model.info, data, "")
+    told = describe(recipe, nuclei_model.network, nuclei_model.info, data)
     assert told.rescoring == nuclei_model.info.rescoring is not None
-    assert describe(recipe, nuclei_model.network, None, data, "").rescoring is None
+    assert describe(recipe, nuclei_model.network, None, data).rescoring is None

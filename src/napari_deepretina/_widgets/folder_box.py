@@ -122,7 +122,7 @@ def folder_job(
     """The command line's segmentation of a folder, in steps; returns a BatchResult."""
     yield Progress(0.0, "starting PyTorch")
     import_torch()
-    from napari_deepretina.inference.batch import segment_files_steps
+    from napari_deepretina.inference.batch import segment_files
     from napari_deepretina.inference.results import Places
     from napari_deepretina.inference.settings import make_settings
     from napari_deepretina.inference.sources import find_sources
@@ -131,7 +131,5 @@ def folder_job(
     asked = {"inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
     places = Places(out, formats, beside)
     return (
-        yield from segment_files_steps(
-            sources, places, make_settings(**values), standing=standing, asked=asked
-        )
+        yield from segment_files(sources, places, make_settings(**values), standing=standing, asked=asked)
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,13 +55,13 @@ def segment_files(
     standing: str = "refuse",
     scheduler: str = "",
     asked: dict[str, Any] | None = None,
-    tell: Callable[[str], None] = print,
-) -> BatchResult:
+) -> Steps[BatchResult]:
     """Segment images and stacks; one that cannot be read or segmented is skipped.
 
-    Writes ``<name>.tif`` (labels), ``<name>.zarr`` (zarr), ``<name>_rois.zip`` (rois), ``<name>_overlay.png``
-    (overlay), ``submission.csv`` (rle), ``instances.json`` (coco), ``polygons.json`` (polygons),
-    ``features.csv`` (features), and always ``summary.csv`` and ``run.json``.
+    In steps, one an image; what is done when it is cancelled can be resumed. Writes ``<name>.tif`` (labels),
+    ``<name>.zarr`` (zarr), ``<name>_rois.zip`` (rois), ``<name>_overlay.png`` (overlay), ``submission.csv``
+    (rle), ``instances.json`` (coco), ``polygons.json`` (polygons), ``features.csv`` (features), and always
+    ``summary.csv`` and ``run.json``.
 
     Parameters
     ----------
@@ -69,7 +69,6 @@ def segment_files(
         leaves out the images that are done, and goes on with an image in tiles that was interrupted.
     scheduler : address of a dask.distributed cluster that does the work.
     asked : more for run.json, so that the run can be repeated: see `replay`.
-    tell : gets a line for each image.
 
     Raises
     ------
@@ -77,29 +76,6 @@ def segment_files(
         If files stand in the way, the folder cannot be written to, or the weights, the device or the cluster
         cannot be used.
     """
-    steps = segment_files_steps(
-        sources, places, settings, standing=standing, scheduler=scheduler, asked=asked
-    )
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            result: BatchResult = end.value
-            return result
-        if step.text:
-            tell(step.text)
-
-
-def segment_files_steps(
-    sources: Sequence[Source],
-    places: Places,
-    settings: SegmentSettings,
-    *,
-    standing: str = "refuse",
-    scheduler: str = "",
-    asked: dict[str, Any] | None = None,
-) -> Steps[BatchResult]:
-    """The same in steps, one an image; what is done when it is cancelled can be resumed."""
     there = places.standing(sources)
     if there and standing == "refuse":
         raise UserError(

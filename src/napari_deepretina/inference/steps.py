@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,11 +51,13 @@ Steps = Generator[Progress, None, T]
 """A run in steps; closing it cancels, its return value is the result."""
 
 
-def drain(steps: Generator[Any, None, T]) -> T:
-    """Run all steps and give the result."""
+def drain(steps: Generator[Any, None, T], tell: Callable[[str], None] | None = None) -> T:
+    """Run all steps and give the result; `tell` gets what each has to say."""
     while True:
         try:
-            next(steps)
+            step = next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
+        if tell and step.text:
+            tell(step.text)

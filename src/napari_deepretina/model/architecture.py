@@ -96,7 +96,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    objectness: float = 0.02
+    objectness: float = 0.05
     """Proposals that the first stage is surer are background are not looked at again."""
     proposals_per_level: int = 4000
     proposals: int = 6000
