@@ -9,6 +9,7 @@ from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.steps import Progress
+from napari_deepretina.model.weights import load_model
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +233,11 @@ def test_odd_images_give_an_empty_layer(panel, image):
 def test_the_default_weights_are_chosen_with_their_advice(panel):
     assert panel.widget.weights.value == "nuclei"
     assert panel.widget.weights.choices[:2] == ("nuclei", "nuclei-small")
-    assert panel.widget.score.value == 0.6
+    advice = {name: load_model(name, "cpu").info.postprocess["score"] for name in ("nuclei", "nuclei-small")}
+    assert advice["nuclei"] != advice["nuclei-small"]
+    assert panel.widget.score.value == advice["nuclei"]
     panel.widget.weights.value = "nuclei-small"
-    assert panel.widget.score.value == 0.65
+    assert panel.widget.score.value == advice["nuclei-small"]
 
 
 def test_bad_weights_are_told_in_a_sentence(panel, field, tmp_path):
