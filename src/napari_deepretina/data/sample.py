@@ -35,6 +35,7 @@ class Dataset(Protocol):
     """Anything with names and samples can be trained on and scored against.
 
     With several classes, ``class_names`` names classes 1, 2, …, and samples tell the class of each id.
+    ``title``, where there is one, is what weights trained on it say that they know.
 
     Ten lines make one's own::
 
