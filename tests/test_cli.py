@@ -157,7 +157,7 @@ def usage_cases(tmp_path):
         (["segment", str(image), *out, "--score", "2"], "score='2'"),
         (["segment", str(image), *out, "--device", "abacus"], "unknown device"),
         (["segment", str(image), *out, "--weights", "none"], "no weights 'none'"),
-        (["segment", str(image), str(tmp_path / "a"), *out], "would both be written as i"),
+        (["segment", str(image), "--out", str(image)], "cannot be written|is an input"),
         (["segment", str(image), "--out", str(tmp_path / "file")], "cannot be written"),
         (["evaluate", "--truth", str(tmp_path / "no"), "--pred", str(image)], "does not exist"),
         (["train", "nothing", "--data", str(tmp_path), *out], "no recipe 'nothing'"),

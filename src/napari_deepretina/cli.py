@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +15,7 @@ from napari_deepretina import __version__
 from napari_deepretina.cli_inspect import add_inspect
 from napari_deepretina.cli_segment import add_segment
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import exists, protected, write_text
 
 if TYPE_CHECKING:
     from napari_deepretina.data.label_sets import LabelSet
@@ -26,15 +29,34 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 2 on bad usage or input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names and help go to consoles of any encoding
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with protected(*_inputs_of(arguments)):
+            return int(arguments.run(arguments))
     except UserError as error:
         print(f"napari-deepretina: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-deepretina: interrupted", file=sys.stderr)
         return 130
+
+
+def _inputs_of(arguments: argparse.Namespace) -> Iterator[Path]:
+    """Files that the command reads, as its options ``reads`` name them: it may not write to them."""
+    from napari_deepretina.data.files import input_files
+
+    out = getattr(arguments, "out", None)
+    results = out if out is not None and (out / "events.jsonl").exists() else None
+    for option in arguments.reads:
+        values = getattr(arguments, option)
+        for value in values if isinstance(values, list) else [values]:
+            for text in (str(value), re.sub(r"@\d+$", "", str(value))):
+                path = Path(os.path.expanduser(text))
+                if value is not None and exists(path):
+                    yield from input_files(path, apart_from=results)
 
 
 def _parser() -> _Parser:
@@ -67,13 +89,12 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--max-dets", type=int, default=100, metavar="N", help="detections an image for --coco (100)"
     )
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, reads=("truth", "pred"))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from napari_deepretina.data.label_sets import open_label_set
     from napari_deepretina.evaluation.compare import compare
-    from napari_deepretina.files import written_whole
 
     truth, predicted = open_label_set(arguments.truth), open_label_set(arguments.pred, arguments.truth)
     report, missing = compare(truth, predicted, missing_as_empty=arguments.all)
@@ -91,8 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         figures["coco"] = coco_ap(*contents, max_dets=arguments.max_dets)
         print(coco_table(figures["coco"]))
     if arguments.json:
-        with written_whole(arguments.json) as part:
-            part.write_text(json.dumps(figures, indent=2), "utf-8")
+        write_text(arguments.json, json.dumps(figures, indent=2))
     return 0
 
 
@@ -148,7 +168,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan: images, steps, expected time and memory"
     )
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, reads=("recipe", "data", "weights", "split"))
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -176,10 +196,10 @@ def _train(arguments: argparse.Namespace) -> int:
 def _add_weights(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = commands.add_parser("weights", help="list and describe weights")
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
-    actions.add_parser("list", help="weights known by name").set_defaults(run=_weights_list)
+    actions.add_parser("list", help="weights known by name").set_defaults(run=_weights_list, reads=())
     info = actions.add_parser("info", help="what a weights file says of itself")
     info.add_argument("weights", metavar="NAME|PATH")
-    info.set_defaults(run=_weights_info)
+    info.set_defaults(run=_weights_info, reads=())
     new = actions.add_parser(
         "import", help="make a weights file of ours from one of Matterport's Keras program"
     )
@@ -197,12 +217,12 @@ def _add_weights(commands: argparse._SubParsersAction[_Parser]) -> None:
     new.add_argument("--long-side", type=int, metavar="N", help="side of the square, with --resize square")
     new.add_argument("--resize", choices=["pad64", "square", "none"], help="how images are fitted (pad64)")
     new.add_argument("--overwrite", action="store_true")
-    new.set_defaults(run=_weights_import)
+    new.set_defaults(run=_weights_import, reads=("source",))
     out = actions.add_parser("export", help="write weights of a Matterport network as a Keras file")
     out.add_argument("weights", metavar="NAME|PATH")
     out.add_argument("target", type=Path, metavar="DST.h5")
     out.add_argument("--overwrite", action="store_true")
-    out.set_defaults(run=_weights_export)
+    out.set_defaults(run=_weights_export, reads=("weights",))
 
 
 def _weights_list(_: argparse.Namespace) -> int:
@@ -273,7 +293,7 @@ def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = commands.add_parser("sample", help="write a sample image")
     parser.add_argument("name", choices=list(SAMPLES), metavar="NAME", help=", ".join(SAMPLES))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".tif or .png")
-    parser.set_defaults(run=_sample)
+    parser.set_defaults(run=_sample, reads=())
 
 
 def _sample(arguments: argparse.Namespace) -> int:

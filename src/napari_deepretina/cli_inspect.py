@@ -25,7 +25,7 @@ def add_inspect(commands: Any) -> None:
     )
     parser.add_argument("--data", metavar="PATH", help="annotated images to look at")
     parser.add_argument("--recipe", default="fine-tune", help="whose augmentation is shown for --data")
-    parser.set_defaults(run=_inspect)
+    parser.set_defaults(run=_inspect, reads=("image", "weights", "compare", "truth", "data", "recipe"))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -29,15 +29,20 @@ def add_segment(commands: Any) -> None:
     parser.add_argument(
         "--beside",
         action="store_true",
-        help="put each image's results into its own folder, and those of all into --out (default: the folder "
-        "of the first image)",
+        help="put each image's results into its own folder, called NAME_nuclei, and those of all into --out "
+        "(default: the folder of the first image)",
     )
     parser.add_argument(
         "--format",
         metavar="LIST",
         help="comma-separated: labels, zarr, rle, coco, polygons, rois, features, overlay (default labels)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--recursive", action="store_true", help="take images in sub-folders of the folders given, too"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results that an earlier run wrote there"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="leave out images that are done; go on with one in tiles"
     )
@@ -59,7 +64,7 @@ def add_segment(commands: Any) -> None:
         help="repeat a run: its inputs, settings and weights, unless others are given",
     )
     _add_settings(parser)
-    parser.set_defaults(run=_segment)
+    parser.set_defaults(run=_segment, reads=("replay", "setting_weights", "setting_tta"))
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +100,8 @@ def _segment(arguments: argparse.Namespace) -> int:
     for name, value in (("part", arguments.part), ("axes", arguments.axes), ("formats", arguments.format)):
         asked[name] = value or asked.get(name)
     asked["inputs"] = [_lasting(text) for text in arguments.inputs] or asked.get("inputs", [])
-    asked["beside"] = arguments.beside or asked.get("beside", False)
+    for name in ("beside", "recursive"):
+        asked[name] = getattr(arguments, name) or asked.get(name, False)
     if not asked["inputs"]:
         raise UserError("give images to segment, or --replay with the run.json of an earlier run")
     if arguments.overwrite and arguments.resume:
@@ -103,7 +109,10 @@ def _segment(arguments: argparse.Namespace) -> int:
     formats = [f for f in (asked["formats"] or "labels").split(",") if f]
     if wrong := [f for f in formats if f not in FORMATS]:
         raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
-    sources = _sources(asked)
+    notes: list[str] = []
+    sources = _sources(asked, notes)
+    for note in notes:
+        print(note)
     out = arguments.out or (sources[0].folder if asked["beside"] else None)
     if out is None:
         raise UserError("give --out DIR, where results go, or --beside")
@@ -137,10 +146,10 @@ def _lasting(text: str) -> str:
     return str(Path(text).expanduser().absolute())
 
 
-def _sources(asked: dict[str, Any]) -> list[Source]:
+def _sources(asked: dict[str, Any], notes: list[str]) -> list[Source]:
     from napari_deepretina.inference.sources import find_sources
 
-    sources = find_sources(asked["inputs"], asked["part"])
+    sources = find_sources(asked["inputs"], asked["part"], recursive=asked["recursive"], notes=notes)
     if not asked["axes"]:
         return sources
     axes = asked["axes"].upper().replace("S", "C")  # samples of a pixel are channels, as in TIFF
@@ -173,6 +182,5 @@ def _recorded(path: Path) -> dict[str, Any]:
             f"{path} was made with other weights (SHA-256 {sha256[:12]}…) than {settings['weights']!r} is; "
             "give --weights with that file"
         )
-    return {k: run.get(k) for k in ("inputs", "part", "axes", "formats", "beside") if run.get(k)} | {
-        "settings": settings
-    }
+    kept = ("inputs", "part", "axes", "formats", "beside", "recursive")
+    return {k: run[k] for k in kept if run.get(k)} | {"settings": settings}

@@ -1,14 +1,122 @@
-"""Files are written whole or not at all; paths as people write them."""
+"""The one door for everything that is written: whole or not at all, and never over an input."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from napari_deepretina.errors import UserError
+
+Identity = tuple[int, int]
+"""Device and inode: the same for every spelling of a path, through links, case and ``..``."""
+
+
+class _Protected:
+    """Inputs of the commands that are under way in this process, each counted as often as it is used.
+
+    Attributes
+    ----------
+    files : may be neither written nor removed.
+    trees : folders that are inputs as a whole, such as a Zarr: nothing in them may be written.
+    above : folders that hold inputs: they may not be replaced or removed as a whole.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.files: Counter[Identity] = Counter()
+        self.trees: Counter[Identity] = Counter()
+        self.above: Counter[Identity] = Counter()
+
+
+_INPUTS = _Protected()
+
+
+@contextmanager
+def protected(*paths: str | Path | None) -> Iterator[None]:
+    """Keep inputs from being written or removed by anything in this module while the block runs.
+
+    Parameters
+    ----------
+    paths : files, and folders that are one input each (a Zarr, a Kaggle folder). Files in a folder that holds
+        many inputs are given one by one: see `files_below`. What does not exist, and None, is passed over.
+    """
+    files: set[Identity] = set()
+    trees: set[Identity] = set()
+    above: set[Identity] = set()
+    seen: set[Path] = set()
+    for path in (Path(p).expanduser() for p in paths if p is not None):
+        own = identities(path)
+        (trees if _is_folder(path) else files).update(own)
+        for spelling in {path.absolute().parent, _resolved(path).parent}:
+            for folder in (spelling, *spelling.parents):
+                if own and folder not in seen:
+                    seen.add(folder)
+                    above.update(identities(folder))
+    added = ((_INPUTS.files, files), (_INPUTS.trees, trees), (_INPUTS.above, above))
+    with _INPUTS.lock:
+        for counter, new in added:
+            counter.update(new)
+    try:
+        yield
+    finally:
+        with _INPUTS.lock:
+            for counter, new in added:
+                counter.subtract(new)
+
+
+def files_below(folder: Path, *, apart_from: Path | None = None) -> Iterator[Path]:
+    """All files below a folder, hidden ones too; links to folders are not followed.
+
+    Parameters
+    ----------
+    apart_from : a folder of results below it, which is left out.
+    """
+    left_out = identities(apart_from) if apart_from is not None else set()
+    for root, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not (left_out and identities(Path(root, f)) & left_out)]
+        yield from (Path(root, name) for name in names)
+
+
+def identities(path: Path) -> set[Identity]:
+    """Of a path itself and of what it links to; none if there is nothing."""
+    found = set()
+    for look in (os.stat, os.lstat):
+        try:
+            told = look(path)
+        except (OSError, ValueError):
+            continue
+        found.add((told.st_dev, told.st_ino))
+    return found
+
+
+def exists(path: Path) -> bool:
+    """Whether anything has this name, be it a link to nowhere."""
+    return bool(identities(path))
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths are the same existing folder, however they are spelt."""
+    return bool(identities(one) & identities(other))
+
+
+def refuse_inputs(target: Path) -> None:
+    """UserError if writing or removing a path would change an input of a command that is under way."""
+    own = identities(target)
+    with _INPUTS.lock:
+        if any(_INPUTS.files[i] > 0 or _INPUTS.trees[i] > 0 for i in own):
+            raise UserError(f"{target} is an input and is never written over; choose another place or name")
+        if any(_INPUTS.above[i] > 0 for i in own):
+            raise UserError(f"{target} holds inputs and is never replaced; choose another place or name")
+        if any(_INPUTS.trees.values()):
+            for folder in _resolved(target).parents:
+                if any(_INPUTS.trees[i] > 0 for i in identities(folder)):
+                    raise UserError(f"{target} lies in {folder}, which is an input; choose another place")
 
 
 @contextmanager
@@ -21,13 +129,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises
     ------
     UserError
-        If the system refuses: no permission, disk full, and the like.
+        If the destination is an input, or the system refuses: no permission, disk full, and the like.
     """
-    beside = path.with_name(f".{os.getpid()}.part.{path.name}")
+    refuse_inputs(path)
+    beside = _part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        if beside.is_dir() and path.is_dir():
+        refuse_inputs(path)
+        if beside.is_dir() and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(beside, path)
     except OSError as error:
@@ -38,6 +148,80 @@ def written_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
         elif beside.parent.is_dir():
             beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole; see `written_whole` for errors."""
+    with written_whole(path) as part:
+        part.write_text(text, "utf-8")
+
+
+def open_csv(part: Path) -> IO[str]:
+    """A part open for `csv` to write; names that are no UTF-8 keep their bytes."""
+    return part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+def appended(path: Path) -> IO[str]:
+    """A UTF-8 text file open for lines to be added; its folder is made if need be.
+
+    Raises
+    ------
+    UserError
+        If it is an input, or cannot be opened.
+    """
+    refuse_inputs(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there.
+
+    Raises
+    ------
+    UserError
+        If it is an input, or holds one.
+    """
+    refuse_inputs(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.parent.is_dir():
+        path.unlink(missing_ok=True)
+
+
+def moved(source: Path, target: Path) -> None:
+    """Give a finished part its name, in the place of what had it; UserError if that is an input."""
+    refuse_inputs(target)
+    os.replace(source, target)
+
+
+_LONGEST_NAME = 255
+
+
+def _part_of(path: Path) -> Path:
+    """A hidden name beside a path, cut where the file system would find it too long."""
+    before = f".{os.getpid()}.part."
+    kept = path.name
+    while len((before + kept).encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
+        kept = kept[1:]  # the end tells the format
+    return path.with_name(before + kept)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return path.absolute()
 
 
 def short_path(path: str | Path) -> str:

@@ -121,8 +121,8 @@ def test_results_beside_their_images(folder, tmp_path):
     shutil.copy(folder / "f0.png", tmp_path / "more" / "g.png")
     command = ["segment", str(folder), str(tmp_path / "more"), "--beside", "--format", "labels,overlay"]
     assert main(command) == 0
-    assert tifffile.imread(tmp_path / "more" / "g_labels.tif").shape == (100, 120)
-    assert (folder / "f1_overlay.png").exists()
+    assert tifffile.imread(tmp_path / "more" / "g_nuclei.tif").shape == (100, 120)
+    assert (folder / "f1_nuclei.png").exists()
     assert len(rows(folder / "summary.csv")) == COUNT + 1
     # what lies there now is not taken for images
     assert main([*command, "--resume"]) == 0

@@ -128,7 +128,7 @@ def test_a_folder_is_segmented_and_gone_on_with(panel, movie, tmp_path, qtbot):
     told = run()
     assert "nuclei in 3 images" in told
     assert "skipped broken.png" in told
-    assert tifffile.imread(tmp_path / "f1_labels.tif").max() > 8
+    assert tifffile.imread(tmp_path / "f1_nuclei.tif").max() > 8
     with (tmp_path / "summary.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3
     assert "3 of them done before" in run()

@@ -103,6 +103,7 @@ class FolderBox(QWidget):
         summary = next((p for p in result.written if p.name == "summary.csv"), None)
         if summary is not None:
             message += f" → {short_path(summary)}"
+        message += "".join(f"\n{note}" for note in result.notes)
         for where, reason in result.skipped.items():
             message += f"\nskipped {Path(where).name}: {reason}"
         self.box.say(message, show_warning if result.skipped else show_info)
@@ -127,9 +128,12 @@ def folder_job(
     from napari_deepretina.inference.settings import make_settings
     from napari_deepretina.inference.sources import find_sources
 
-    sources = find_sources([str(folder)])
+    notes: list[str] = []
+    sources = find_sources([str(folder)], notes=notes)
     asked = {"inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
     places = Places(out, formats, beside)
-    return (
-        yield from segment_files(sources, places, make_settings(**values), standing=standing, asked=asked)
+    result = yield from segment_files(
+        sources, places, make_settings(**values), standing=standing, asked=asked
     )
+    result.notes += notes
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from napari_deepretina.export.features import write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import write_labels
+from napari_deepretina.files import protected
 from napari_deepretina.instances import Instances
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -89,30 +91,58 @@ def _shape_of_open_image(name: str) -> tuple[int, int]:
     return int(shape[-2]), int(shape[-1])
 
 
+Writer = Callable[[str, Any, dict[str, Any]], list[str]]
+
+
+def _beside_images(writer: Writer) -> Writer:
+    """The same writer, which refuses the files of the images that are open."""
+
+    @wraps(writer)
+    def guarded(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+        with protected(*files_of_images()):
+            return writer(path, data, meta)
+
+    return guarded
+
+
+def files_of_images() -> list[str]:
+    """Paths that the image layers of the open viewer were read from."""
+    import napari
+
+    viewer = napari.current_viewer()
+    layers = [] if viewer is None else [x for x in viewer.layers if x._type_string == "image"]
+    return [x.source.path for x in layers if x.source.path]
+
+
+@_beside_images
 def write_labels_rle(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as RLE CSV with columns Height and Width."""
     write_rle_csv([(meta.get("name", "labels"), _instances(data))], Path(path), with_shape=True)
     return [path]
 
 
+@_beside_images
 def write_labels_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as COCO JSON."""
     write_coco([(meta.get("name", "labels"), _instances(data))], Path(path))
     return [path]
 
 
+@_beside_images
 def write_labels_polygons(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as COCO JSON with polygons."""
     write_coco([(meta.get("name", "labels"), _instances(data))], Path(path), polygons=True)
     return [path]
 
 
+@_beside_images
 def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as ImageJ ROI zip."""
     write_rois(_instances(data), Path(path))
     return [path]
 
 
+@_beside_images
 def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as int32 TIFF that tells the size of its pixels."""
     labels = _flat(data)
@@ -124,6 +154,7 @@ def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     return [path]
 
 
+@_beside_images
 def write_labels_table(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save the table of a labels layer: its features, with area and box measured on the pixels now."""
     labels = _flat(data)

@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_deepretina._widgets.own_labels import KEY, RAW, digest
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import protected
 
 AUTOSAVE_MS = 2000
 """How long after the last stroke a kept sample is written again."""
@@ -55,7 +56,8 @@ class SampleKeeper(QObject):
         key = (image, labels, _place(labels, step), edited_only)
         before = self._kept.get(key)
         content = _content(image, labels, step, edited_only=edited_only)
-        name = self.project.add(image.name, **content, replace=before.name if before else None)
+        with protected(image.source.path):
+            name = self.project.add(image.name, **content, replace=before.name if before else None)
         self._kept[key] = Kept(name, image, labels, edited_only, step, digest(labels.data))
         if before is None:
             for event in (labels.events.data, labels.events.paint, labels.events.labels_update):
@@ -88,7 +90,8 @@ class SampleKeeper(QObject):
 
     def _write(self, key: Any, name: str, content: dict[str, Any]) -> tuple[Any, str, str]:
         try:
-            return key, self.project.add(name, **content, replace=self._kept[key].name), ""
+            with protected(key[0].source.path):
+                return key, self.project.add(name, **content, replace=self._kept[key].name), ""
         except UserError as error:
             return key, "", str(error)
 

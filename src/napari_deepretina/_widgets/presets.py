@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import write_text
 from napari_deepretina.postprocess import PostprocessSettings
 
 _DEFAULT = "segment-default"
@@ -31,8 +31,7 @@ def save(name: str, settings: PostprocessSettings) -> None:
     """Keep settings under a name, in place of those that had it; UserError if that cannot be."""
     if not name or any(c in name for c in '/\\:*?"<>|') or name.startswith("."):
         raise UserError(f"{name!r} cannot be the name of a preset: use letters, digits, blanks and dashes")
-    with written_whole(folder() / f"{name}.json") as part:
-        part.write_text(settings.model_dump_json(indent=2), "utf-8")
+    write_text(folder() / f"{name}.json", settings.model_dump_json(indent=2))
 
 
 def load(name: str) -> PostprocessSettings:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 from torch import Tensor
 
+from napari_deepretina.data.stains import coloured, is_stained, painted_brown, restained, turned_hues
 from napari_deepretina.instances.labels import bounding_boxes
 
 
@@ -58,6 +59,8 @@ class Augmentation(BaseModel):
     """Colour images: how much the strength of each stain (haematoxylin, eosin, DAB) varies."""
     hue: float = Field(default=0, ge=0, le=180)
     """Colour images: half of the crops have their hues turned by up to this many degrees, either way."""
+    brown: float = Field(default=0, ge=0, le=1)
+    """Stained tissue: probability that it is painted like immunohistochemistry, brown on blue."""
     paste: float = Field(default=0, ge=0, le=1)
     """Probability that some of the crop's nuclei are copied to free places, mirrored."""
     centred: float = Field(default=0.7, ge=0, le=1)
@@ -105,7 +108,7 @@ def random_crop(
         view, seen = _sampled(image, labels, _sampling_grid(matrix, size, labels.shape))
     if settings.paste and rng.random() < settings.paste:
         view, seen = _pasted(view, seen, int(labels.max()) + 1, rng)
-    return _recoloured(view, settings, rng), seen
+    return _recoloured(view, seen, settings, rng), seen
 
 
 @dataclass(frozen=True)
@@ -256,11 +259,13 @@ def _pasted(
     return view, labels
 
 
-def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tensor:
-    if s.stain and _coloured(view):
-        view = _restained(view, s.stain, rng)
-    if s.hue and _coloured(view) and rng.random() < 0.5:
-        view = _turned_hues(view, float(np.deg2rad(rng.uniform(-s.hue, s.hue))))
+def _recoloured(view: Tensor, seen: NDArray[np.int32], s: Augmentation, rng: np.random.Generator) -> Tensor:
+    if s.brown and is_stained(view) and rng.random() < s.brown:
+        view = painted_brown(view, seen, rng)
+    if s.stain and coloured(view):
+        view = restained(view, s.stain, rng)
+    if s.hue and coloured(view) and rng.random() < 0.5:
+        view = turned_hues(view, float(np.deg2rad(rng.uniform(-s.hue, s.hue))))
     if s.channel_shift:
         shifts = rng.uniform(-s.channel_shift, s.channel_shift, 3) / 255
         low, high = float(view.min()), float(view.max())
@@ -273,36 +278,13 @@ def _recoloured(view: Tensor, s: Augmentation, rng: np.random.Generator) -> Tens
         power = float(np.exp(rng.uniform(-np.log(s.gamma), np.log(s.gamma))))
         view = view.clamp(0, 1.5).pow(power)
     gain = 1 + rng.uniform(-s.contrast, s.contrast)
-    shift = rng.uniform(-s.brightness, s.brightness) + rng.uniform(-s.colour, s.colour, 3) * _coloured(view)
+    shift = rng.uniform(-s.brightness, s.brightness) + rng.uniform(-s.colour, s.colour, 3) * coloured(view)
     view = view * gain + torch.from_numpy(np.asarray(shift, np.float32))[:, None, None]
     if s.blur and rng.random() < 0.25:
         sigma = rng.uniform(0, s.blur)
         view = torch.from_numpy(ndimage.gaussian_filter(view.numpy(), (0, sigma, sigma), truncate=3))
     if s.noise and rng.random() < 0.5:
-        size = view.shape if _coloured(view) else view.shape[1:]
+        size = view.shape if coloured(view) else view.shape[1:]
         noise = rng.standard_normal(size, np.float32) * rng.uniform(0, s.noise)
         view = view + torch.from_numpy(np.asarray(noise, np.float32))
     return view.clamp(-0.5, 1.5).contiguous()
-
-
-def _restained(view: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
-    """Other strengths of the stains (Ruifrok and Johnston 2001, as scikit-image separates them)."""
-    from skimage.color import hed2rgb, rgb2hed
-
-    stains = rgb2hed(np.clip(view.numpy().transpose(1, 2, 0), 0, 1))
-    stains *= 1 + rng.uniform(-amount, amount, 3)
-    return torch.from_numpy(np.asarray(hed2rgb(stains), np.float32).transpose(2, 0, 1))
-
-
-def _turned_hues(view: Tensor, angle: float) -> Tensor:
-    """Colours rotated about the grey axis: their sum, and thus every grey, stays."""
-    k = torch.full((3, 1), 3**-0.5)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * 3**-0.5
-    rotation = np.cos(angle) * torch.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * k @ k.T
-    turned: Tensor = rotation.float() @ view.reshape(3, -1)
-    return turned.reshape(view.shape)
-
-
-def _coloured(view: Tensor) -> float:
-    """1 if the channels differ, else 0: grey images stay grey."""
-    return float(bool((view[0] != view[1]).any()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -13,9 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import files_below
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".bmp", ".gif")
 _HIDDEN = ("__MACOSX", ".")
+
+
+def input_files(path: Path, *, apart_from: Path | None = None) -> Iterator[Path]:
+    """Files that a command may read when it is given a path: itself, or a folder's annotated images.
+
+    Parameters
+    ----------
+    apart_from : a folder of results below it, which is left out.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    for file in files_below(path, apart_from=apart_from):
+        if is_image(file.name) or file.name.endswith("split.json") or file.parent.name == "annotations":
+            yield file
 
 
 class Tree(Protocol):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
+from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.sample import Sample
+from napari_deepretina.data.stains import coloured
 
 Kind = Literal["bright on dark", "dark on bright", "stained tissue"]
 
@@ -15,7 +19,7 @@ def kind_of(sample: Sample) -> Kind:
     An image without nuclei, or full of them, counts as bright on dark.
     """
     image, inside = sample.image, sample.labels > 0
-    if image.ndim == 3 and image.shape[2] >= 3 and (image[..., 0] != image[..., 1]).any():
+    if image.ndim == 3 and image.shape[2] >= 3 and coloured(torch.from_numpy(normalise(image)).movedim(2, 0)):
         return "stained tissue"
     if inside.all() or not inside.any():
         return "bright on dark"

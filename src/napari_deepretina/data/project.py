@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import remove, write_text, written_whole
 
 MANIFEST = "manifest.json"
 
@@ -86,11 +86,10 @@ class Project:
             with written_whole(self.folder / kind / f"{fresh}.tif") as part:
                 tifffile.imwrite(part, array, photometric="rgb" if array.ndim == 3 else "minisblack")
         rest = {k: v for k, v in known.items() if k != replace}
-        with written_whole(self.folder / MANIFEST) as part:
-            part.write_text(json.dumps({"samples": {**rest, fresh: told}}, indent=2), "utf-8")
+        write_text(self.folder / MANIFEST, json.dumps({"samples": {**rest, fresh: told}}, indent=2))
         if replace and fresh != replace:
             for kind in ("labels", "images"):  # a pair without labels is none
-                (self.folder / kind / f"{replace}.tif").unlink(missing_ok=True)
+                remove(self.folder / kind / f"{replace}.tif")
         return fresh
 
     def _unused(self, name: str, known: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import open_csv, written_whole
 
 
 def write_features(images: Iterable[tuple[str, Mapping[str, Any]]], path: Path) -> None:
@@ -19,7 +19,7 @@ def write_features(images: Iterable[tuple[str, Mapping[str, Any]]], path: Path) 
     """
     tables = list(images)
     columns = list(dict.fromkeys(c for _, features in tables for c in features))
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as part, open_csv(part) as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["image", *columns])
         for name, features in tables:

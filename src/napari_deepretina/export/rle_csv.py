@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from napari_deepretina.data.rle_csv import COLUMNS, SHAPE_COLUMNS
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import open_csv, written_whole
 from napari_deepretina.instances import Instances, rle
 
 
@@ -17,7 +17,7 @@ def write_rle_csv(images: Iterable[tuple[str, Instances]], path: Path, *, with_s
     With `with_shape`, columns Height and Width follow, so that the file can be read by itself; the
     competition takes two columns only.
     """
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as part, open_csv(part) as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS + (SHAPE_COLUMNS if with_shape else ()))
         for name, instances in images:

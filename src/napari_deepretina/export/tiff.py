@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.ours import MARK
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
@@ -39,7 +40,7 @@ def write_labels(
     """
     import tifffile
 
-    told: dict[str, Any] = {"photometric": "minisblack"}
+    told: dict[str, Any] = {"photometric": "minisblack", "software": MARK}
     if pixel_size is not None:
         size = {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
         units = {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
@@ -107,8 +108,11 @@ def write_labels_zarr(labels: LabelImage | Instances, path: Path, axes: str = "Y
             stored[top : top + len(band)] = band
 
 
-def write_image(image: NDArray[Any], path: Path) -> None:
-    """An image in the format of its suffix: TIFF keeps any dtype, PNG and others 8 bits."""
+def write_image(image: NDArray[Any], path: Path, *, result: bool = False) -> None:
+    """An image in the format of its suffix: TIFF keeps any dtype, PNG and others 8 bits.
+
+    With `result`, a PNG names us as its maker, so that no later run takes it for an image to look at.
+    """
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 
@@ -116,9 +120,14 @@ def write_image(image: NDArray[Any], path: Path) -> None:
             tifffile.imwrite(part, image, photometric="rgb" if image.ndim == 3 else "minisblack")
         return
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    options: dict[str, Any] = {}
+    if result and path.suffix.lower() == ".png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Software", MARK)
     with written_whole(path) as part:
-        Image.fromarray(image).save(part)
+        Image.fromarray(image).save(part, **options)
 
 
 def overlay(image: NDArray[Any], labels: LabelImage) -> NDArray[np.uint8]:

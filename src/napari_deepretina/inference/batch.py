@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,11 +17,12 @@ import numpy as np
 from napari_deepretina.data.normalise import check_image
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import protected, remove, write_text
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, cluster, threads
+from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record
 from napari_deepretina.inference.plan import Plan, make_plan
-from napari_deepretina.inference.results import Journal, Places, Record, write_joint, write_one
+from napari_deepretina.inference.results import RUN, Places, write_joint, write_one
 from napari_deepretina.inference.segment import Segmentation, segment_steps, select_channel
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
@@ -43,6 +43,8 @@ class BatchResult:
     done: dict[str, Record] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know besides."""
     before: int = 0
     """Images that an earlier run had done already."""
 
@@ -63,6 +65,8 @@ def segment_files(
     (rle), ``instances.json`` (coco), ``polygons.json`` (polygons), ``features.csv`` (features), and always
     ``summary.csv`` and ``run.json``.
 
+    No input is ever written to, and only files that an earlier run into the same folder wrote are replaced.
+
     Parameters
     ----------
     standing : what to do where results are there already: ``refuse``, ``overwrite``, or ``resume``, which
@@ -76,34 +80,48 @@ def segment_files(
         If files stand in the way, the folder cannot be written to, or the weights, the device or the cluster
         cannot be used.
     """
+    with protected(*(s.path for s in sources)):
+        ledger = Ledger(places.out)
+        if problem := _in_the_way(places, sources, ledger, standing):
+            raise UserError(problem)
+        model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
+        journal = Journal(places.out, _key(model, settings))
+        result = BatchResult()
+        if standing == "resume":
+            result.done = _still_there(journal.read(), sources, places)
+        ledger.claim([*places.joint(), *places.always()])
+        if not result.done:
+            journal.begin()
+        result.before = len(result.done)
+        if result.before:
+            yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
+        run = _Run(places, settings, model, journal, ledger, result, len(sources))
+        where: AbstractContextManager[Engine] = (
+            cluster(model, scheduler, settings.device) if scheduler else threads(model)
+        )
+        with where as engine:
+            yield from run.go([s for s in sources if s.name not in result.done], engine)
+        order = {s.name: k for k, s in enumerate(sources)}
+        records = sorted(result.done.values(), key=lambda r: order[r.name])
+        result.written += write_joint(records, places, model.info.architecture.classes)
+        _write_run(places, settings, run.last, records, {**(asked or {}), "skipped": result.skipped})
+        remove(places.hidden / "tiles")
+    return result
+
+
+def _in_the_way(places: Places, sources: Sequence[Source], ledger: Ledger, standing: str) -> str:
+    """Why the run can't begin, for the files that stand where results go; empty if it can."""
     there = places.standing(sources)
-    if there and standing == "refuse":
-        raise UserError(
+    if standing == "refuse" and there:
+        if other := ledger.foreign(there):
+            return f"{other[0]} is there already and {NOT_OURS}"
+        return (
             f"{len(there)} results are there already, e.g. {there[0]}; choose another folder, or pass "
             "--resume to keep them or --overwrite to replace them"
         )
-    model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
-    journal = Journal(places, _key(model, settings))
-    result = BatchResult()
-    if standing == "resume":
-        result.done = _still_there(journal.read(), sources, places)
-    if not result.done:
-        journal.begin()
-    result.before = len(result.done)
-    if result.before:
-        yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
-    run = _Run(places, settings, model, journal, result, len(sources))
-    where: AbstractContextManager[Engine] = (
-        cluster(model, scheduler, settings.device) if scheduler else threads(model)
-    )
-    with where as engine:
-        yield from run.go([s for s in sources if s.name not in result.done], engine)
-    order = {s.name: k for k, s in enumerate(sources)}
-    records = sorted(result.done.values(), key=lambda r: order[r.name])
-    result.written += write_joint(records, places, model.info.architecture.classes)
-    _write_run(places, settings, run.last, records, {**(asked or {}), "skipped": result.skipped})
-    shutil.rmtree(places.hidden / "tiles", ignore_errors=True)
-    return result
+    if other := ledger.foreign([*places.joint(), *places.always()]):
+        return f"{other[0]} is there already and {NOT_OURS}"
+    return ""
 
 
 @dataclass
@@ -114,6 +132,7 @@ class _Run:
     settings: SegmentSettings
     model: LoadedModel
     journal: Journal
+    ledger: Ledger
     result: BatchResult
     count: int
     last: Done | None = None
@@ -145,6 +164,8 @@ class _Run:
         for source in sources:
             begun = time.perf_counter()
             try:
+                if other := self.ledger.foreign(self.places.of(source).values()):
+                    raise UserError(f"{other[0]} is there already and {NOT_OURS}")
                 picture = source.read()
                 plan = self._plan(picture)
             except UserError as error:
@@ -195,7 +216,10 @@ class _Run:
         yield self._keep(source, picture, answer, begun)
 
     def _keep(self, source: Source, picture: Picture, answer: Done, begun: float) -> Progress:
-        record, paths = write_one(source, picture, answer, self.places)
+        try:
+            record, paths = write_one(source, picture, answer, self.places, self.ledger)
+        except UserError as error:
+            return self._skip(source, error)
         seconds = round(time.perf_counter() - begun, 3)
         record.told["seconds"] = seconds
         self.journal.add(record)
@@ -245,7 +269,7 @@ def _write_run(
     more: dict[str, Any],
 ) -> None:
     """Versions, weights, settings, device, what was asked for, and what came of each image."""
-    path = places.out / "run.json"
+    path = places.out / RUN
     run = last.provenance() if last else _earlier(path)
     for single in ("seconds", "scale", "stack"):
         run.pop(single, None)
@@ -253,8 +277,7 @@ def _write_run(
     run |= {"settings": settings.model_dump(mode="json") | run.get("settings", {}), **more, "images": images}
     if last:
         run["settings"] |= {k: getattr(settings, k) for k in ("device", "channel")}
-    with written_whole(path) as part:
-        part.write_text(json.dumps(run, indent=2), "utf-8")
+    write_text(path, json.dumps(run, indent=2))
 
 
 def _earlier(path: Path) -> dict[str, Any]:

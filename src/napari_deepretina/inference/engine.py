@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.model.weights import LoadedModel, load_model
 
@@ -163,7 +164,8 @@ def _unpacked(packed: _Packed) -> LoadedModel:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / packed.name
-        path.write_bytes(packed.content)
+        with written_whole(path) as part:
+            part.write_bytes(packed.content)
         return load_model(path, resolve_device(packed.device))
 
 

@@ -1,28 +1,28 @@
-"""What a run over many images writes: files for each image, files for all, and a record to go on from."""
+"""What a run over many images writes: files for each image, and files for all."""
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from napari_deepretina.data.ours import RESULT
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
 from napari_deepretina.export.features import write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels, write_labels_zarr
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import exists, open_csv, same_folder, written_whole
+from napari_deepretina.inference.journal import Entry, Ledger, Record, hidden
 from napari_deepretina.inference.segment import Segmentation, select_channel
 from napari_deepretina.inference.sources import Source
 from napari_deepretina.inference.stacks import StackSegmentation
-from napari_deepretina.instances import Instances, rle
+from napari_deepretina.instances import Instances
 
 FORMATS = ("labels", "zarr", "rle", "coco", "polygons", "rois", "features", "overlay")
 
@@ -34,7 +34,14 @@ JOINT_FILES = {
 }
 """Formats that put all images into one file."""
 SUMMARY = "summary.csv"
+SUMMARY_COLUMNS = (
+    "image", "planes", "nuclei", "area_mean", "area_median", "covered", "intensity_nuclei",
+    "intensity_background",
+)  # fmt: skip
+RUN = "run.json"
 _ENDINGS = {"labels": ".tif", "zarr": ".zarr", "rois": "_rois.zip", "overlay": "_overlay.png"}
+_BESIDE = {"labels": ".tif", "zarr": ".zarr", "rois": ".zip", "overlay": ".png"}
+"""The same beside images, after `RESULT`: no two formats share a suffix."""
 _BAND_PIXELS = 2**24
 
 
@@ -46,7 +53,8 @@ class Places:
     ----------
     out : folder of the joint files, and of all others unless they go beside their images.
     formats : of `FORMATS`.
-    beside : put each image's files into its own folder; labels are then called ``<name>_labels``.
+    beside : put each image's files into its own folder. There, and wherever else results come to lie beside
+        their image, they are called ``<name>_nuclei``.
     """
 
     out: Path
@@ -56,132 +64,50 @@ class Places:
     @property
     def hidden(self) -> Path:
         """What an interrupted run needs to go on."""
-        return self.out / ".napari-deepretina"
+        return hidden(self.out)
 
     def of(self, source: Source, plane: str = "") -> dict[str, Path]:
         """Files of one image, by format; outlines and pictures of a stack are made of each plane."""
+        beside = self.beside or same_folder(source.folder, self.out)
         folder = source.folder if self.beside else self.out
+        endings = _BESIDE if beside else _ENDINGS
         found = {}
-        for kind in (f for f in _ENDINGS if f in self.formats):
+        for kind in (f for f in endings if f in self.formats):
             whole = kind in ("labels", "zarr")
-            ending = "_labels" + _ENDINGS[kind] if self.beside and whole else _ENDINGS[kind]
-            found[kind] = folder / f"{source.name}{'' if whole else plane}{ending}"
+            name = f"{source.name}{'' if whole else plane}{RESULT if beside else ''}{endings[kind]}"
+            found[kind] = folder / name
         return found
+
+    def joint(self) -> list[Path]:
+        """Files that hold all images, in the formats that were asked for."""
+        return [self.out / n for f, n in JOINT_FILES.items() if f in self.formats]
+
+    def always(self) -> list[Path]:
+        """Files that every run writes."""
+        return [self.out / SUMMARY, self.out / RUN]
 
     def standing(self, sources: Sequence[Source]) -> list[Path]:
         """Results that are there already."""
-        wanted = [p for s in sources for p in self.of(s).values()]
-        wanted += [self.out / n for f, n in JOINT_FILES.items() if f in self.formats]
-        return [p for p in wanted if p.exists()]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A 2D image with its nuclei: a picture, or one plane of a stack."""
-
-    name: str
-    instances: Instances
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        found = self.instances
-        return {
-            "name": self.name, "shape": list(found.shape), "rle": rle.encode(found),
-            "scores": found.scores.tolist(), "classes": found.classes.tolist(), "votes": found.votes.tolist(),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Entry:
-        """The inverse of `to_json`."""
-        height, width = told["shape"]
-        found = replace(
-            rle.decode(told["rle"], (height, width)),
-            scores=np.array(told["scores"], np.float32),
-            classes=np.array(told["classes"], np.int32),
-            votes=np.array(told["votes"], np.int32),
-        )
-        return cls(told["name"], found)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of an image that is done: a line of the journal.
-
-    Attributes
-    ----------
-    name : of the image.
-    entries : its 2D images.
-    features : columns of its table of nuclei.
-    summary : its row of the summary.
-    told : what run.json says of it.
-    """
-
-    name: str
-    entries: list[Entry]
-    features: dict[str, list[Any]]
-    summary: dict[str, Any]
-    told: dict[str, Any]
-
-    def line(self) -> str:
-        """As the journal holds it."""
-        content = {**self.__dict__, "entries": [e.to_json() for e in self.entries]}
-        return json.dumps(content)
-
-    @classmethod
-    def from_line(cls, line: str) -> Record:
-        """The inverse of `line`; ValueError or KeyError if the line is torn."""
-        content = json.loads(line)
-        return cls(**{**content, "entries": [Entry.from_json(e) for e in content["entries"]]})
-
-
-class Journal:
-    """Images that are done, one a line, each written when its files are there."""
-
-    def __init__(self, places: Places, key: str) -> None:
-        self._path = places.hidden / "done.jsonl"
-        self._key = key
-
-    def read(self) -> dict[str, Record]:
-        """Records by name; UserError if they were made with other settings or weights."""
-        if not self._path.exists():
-            return {}
-        first, *lines = self._path.read_text("utf-8").splitlines() or [""]
-        if first != self._key:
-            raise UserError(
-                f"{self._path.parent.parent} holds results of other settings or weights; choose another "
-                "folder, or pass --overwrite to begin anew"
-            )
-        records = {}
-        for line in lines:
-            try:
-                record = Record.from_line(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # the crash tore it
-            records[record.name] = record
-        return records
-
-    def begin(self) -> None:
-        """Forget all."""
-        with written_whole(self._path) as part:
-            part.write_text(self._key + "\n", "utf-8")
-
-    def add(self, record: Record) -> None:
-        """Keep one more."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n" + record.line() + "\n")
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
+        wanted = [p for s in sources for p in self.of(s).values()] + self.joint()
+        return [p for p in wanted if exists(p)]
 
 
 def write_one(
-    source: Source, picture: Picture, done: Segmentation | StackSegmentation, places: Places
+    source: Source, picture: Picture, done: Segmentation | StackSegmentation, places: Places, ledger: Ledger
 ) -> tuple[Record, list[Path]]:
-    """Write an image's own files; gives what is to be remembered, and the files."""
+    """Write an image's own files; gives what is to be remembered, and the files.
+
+    Raises
+    ------
+    UserError
+        If a file stands there that no run wrote, or one cannot be written.
+    """
     stack = isinstance(done, StackSegmentation)
     labels: Any = done.labels if isinstance(done, StackSegmentation) else done.instances
     axes = done.axes if isinstance(done, StackSegmentation) else "YX"
     written = places.of(source)
+    planes = done.planes if isinstance(done, StackSegmentation) else [()]
+    ledger.claim([p for index in planes for p in places.of(source, _suffix(index)).values()])
     if "labels" in written:
         write_labels(labels, written["labels"], axes=axes)
     if "zarr" in written:
@@ -189,13 +115,13 @@ def write_one(
     entries, values = [], []
     paths = [p for f, p in written.items() if f in ("labels", "zarr")]
     for index, plane in done.planes.items() if isinstance(done, StackSegmentation) else [((), done)]:
-        suffix = "".join(f"_{i:04}" for i in index)
+        suffix = _suffix(index)
         own = places.of(source, suffix)
         image = select_channel(picture.plane(index), done.settings.channel)
         if "rois" in own:
             write_rois(plane.instances, own["rois"])
         if "overlay" in own:
-            write_image(overlay(np.asarray(image), plane.labels), own["overlay"])
+            write_image(overlay(np.asarray(image), plane.labels), own["overlay"], result=True)
         paths += [own[f] for f in ("rois", "overlay") if f in own]
         entries.append(Entry(source.name + suffix, plane.instances))
         values.append(_intensities(image, plane.instances))
@@ -208,6 +134,10 @@ def write_one(
     if stack:
         about["planes"] = len(entries)
     return Record(source.name, entries, table, summary, about), paths
+
+
+def _suffix(index: Sequence[int]) -> str:
+    return "".join(f"_{i:04}" for i in index)
 
 
 def _intensities(image: Any, instances: Instances) -> tuple[float, int, float, int]:
@@ -234,16 +164,17 @@ def _summary(
     """A row of the summary: counts, areas in pixels, mean grey values."""
     inside, pixels, outside, rest = np.sum(np.array(values, float).reshape(-1, 4), axis=0).tolist()
     none = len(areas) == 0
-    return {
-        "image": name,
-        "planes": len(entries),
-        "nuclei": len(areas),
-        "area_mean": "" if none else round(float(np.mean(areas)), 2),
-        "area_median": "" if none else float(np.median(areas)),
-        "covered": round(pixels / max(1, pixels + rest), 6),
-        "intensity_nuclei": round(inside / pixels, 4) if pixels else "",
-        "intensity_background": round(outside / rest, 4) if rest else "",
-    }
+    values_of = (
+        name,
+        len(entries),
+        len(areas),
+        "" if none else round(float(np.mean(areas)), 2),
+        "" if none else float(np.median(areas)),
+        round(pixels / max(1, pixels + rest), 6),
+        round(inside / pixels, 4) if pixels else "",
+        round(outside / rest, 4) if rest else "",
+    )
+    return dict(zip(SUMMARY_COLUMNS, values_of, strict=True))
 
 
 def write_joint(records: Sequence[Record], places: Places, classes: Sequence[str]) -> list[Path]:
@@ -259,13 +190,8 @@ def write_joint(records: Sequence[Record], places: Places, classes: Sequence[str
     written = [places.out / n for f, n in JOINT_FILES.items() if f in places.formats]
     for name in (f for f in JOINT_FILES if f in places.formats):
         joint[name](places.out / JOINT_FILES[name])
-    if records:
-        with (
-            written_whole(places.out / SUMMARY) as part,
-            part.open("w", newline="", encoding="utf-8") as file,
-        ):
-            rows = csv.DictWriter(file, list(records[0].summary), lineterminator="\n")
-            rows.writeheader()
-            rows.writerows(r.summary for r in records)
-        written.append(places.out / SUMMARY)
-    return written
+    with written_whole(places.out / SUMMARY) as part, open_csv(part) as file:
+        rows = csv.DictWriter(file, SUMMARY_COLUMNS, lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(r.summary for r in records)
+    return [*written, places.out / SUMMARY]

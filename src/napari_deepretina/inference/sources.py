@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, stem
 from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
+from napari_deepretina.data.ours import made_here
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.picture import Picture, decode_picture, read_picture
 from napari_deepretina.data.split import find_split
@@ -27,71 +28,157 @@ class Source:
     where : told in messages.
     read : gives the image or the stack, or raises UserError.
     folder : where results beside the image go.
+    path : the file, archive or Zarr that it is read from, which is never written to.
     """
 
     name: str
     where: str
     read: Callable[[], Picture]
     folder: Path
+    path: Path
 
 
-OUR_ENDINGS = ("_labels", "_overlay", "_rois")
-"""What results beside an image are called after its name: no images to look at."""
+@dataclass(frozen=True)
+class Looking:
+    """How inputs are looked through.
+
+    Attributes
+    ----------
+    part : ``train`` or ``val``: only that part of the split that lies in or beside each input.
+    recursive : images in sub-folders as well.
+    """
+
+    part: str | None = None
+    recursive: bool = False
 
 
-def find_sources(inputs: Sequence[str], part: str | None = None) -> list[Source]:
+def find_sources(
+    inputs: Sequence[str],
+    part: str | None = None,
+    *,
+    recursive: bool = False,
+    notes: list[str] | None = None,
+) -> list[Source]:
     """Images behind files, folders, globs, zips, Kaggle folders and OME-Zarr, in order.
 
     In a folder or zip of image/label pairs or of the Kaggle layout only the images count; in any
     other folder, every image file directly in it. Files given by name need not look like images:
-    reading tells.
+    reading tells. What an earlier run wrote is no image to look at. Of images with the same name, all but the
+    first are named after their folders, too.
 
     Parameters
     ----------
     part : ``train`` or ``val``: only that part of the split that lies in or beside each input.
+    recursive : images in sub-folders as well.
+    notes : what was passed over or renamed is appended to it, in sentences.
 
     Raises
     ------
     UserError
-        If an input does not exist or holds no image, two images would share a name, or a part is
-        asked for where there is no split.
+        If an input does not exist or holds no image, or a part is asked for where there is no split.
     """
-    sources = [s for text in inputs for s in _sources(text, part)]
-    seen: dict[str, Source] = {}
+    told: list[str] = [] if notes is None else notes
+    looking = Looking(part, recursive)
+    found = [s for text in inputs for s in _sources(text, looking, told)]
+    ours = [s for s in found if s.path.is_file() and made_here(s.path)]
+    if ours and len(ours) == len(found):
+        raise UserError(f"{ours[0].where} was written by an earlier run: give the image itself")
+    if ours:
+        told.append(f"{_several(len(ours), 'file')} written by an earlier run left out, e.g. {ours[0].where}")
+    return _named_apart([s for s in found if s not in ours], told)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
+def _named_apart(sources: Sequence[Source], notes: list[str]) -> list[Source]:
+    """The same with names that differ, on file systems that know no case too; the same image counts once."""
+    by_name: dict[str, Source] = {}
     for source in sources:
-        if source.name in seen:
-            raise UserError(
-                f"{seen[source.name].where} and {source.where} would both be written as "
-                f"{source.name}; segment them into different folders"
-            )
-        seen[source.name] = source
-    return sources
+        before = by_name.get(source.name.casefold())
+        if before is not None and before.where == source.where:
+            continue
+        if before is not None:
+            source = _renamed(source, by_name)
+            notes.append(f"{source.where} is written as {source.name}: {before.where} has its name")
+        by_name[source.name.casefold()] = source
+    return list(by_name.values())
 
 
-def _sources(text: str, part: str | None) -> Iterator[Source]:
-    path = Path(text).expanduser()
-    if is_ome_zarr(path):
-        name = path.name.removesuffix(".zarr").removesuffix(".ome")
-        yield Source(name, str(path), partial(open_ome_zarr, path), path.parent)
-    elif path.is_dir() or path.suffix.lower() == ".zip":
+def _renamed(source: Source, taken: dict[str, Source]) -> Source:
+    """Under a name with its folders, or its suffix, or a number, that no other has."""
+    *folders, own = PurePosixPath(source.where.replace("\\", "/")).parts
+    name = source.name
+    for folder in reversed([f for f in folders if f != "/"]):
+        name = f"{stem(folder) if folder.lower().endswith('.zip') else folder}_{name}"
+        if name.casefold() not in taken:
+            return replace(source, name=name)
+    name = base = f"{source.name}_{PurePosixPath(own).suffix.lstrip('.').lower()}"
+    number = 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{base}_{number}"
+    return replace(source, name=name)
+
+
+def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
+    path = _expanded(text)
+    if _is(Path.is_dir, path) and is_ome_zarr(path):
+        yield _zarr(path)
+    elif _is(Path.is_dir, path) or path.suffix.lower() == ".zip":
         tree = open_tree(path)
-        found = list(_in_tree(path, tree))
+        found = list(_in_tree(path, tree, looking, notes))
         if not found:
-            raise UserError(f"{text} holds no images that are read here")
-        yield from _of_part(found, tree, part) if part else found
-    elif path.is_file():
-        if part:
-            raise UserError(f"--part {part} needs a folder or zip with a split, {text} is a single file")
+            raise UserError(_nothing_in(text, path, tree, looking))
+        yield from _of_part(found, tree, looking.part) if looking.part else found
+    elif _is(Path.is_file, path):
+        if looking.part:
+            raise UserError(
+                f"--part {looking.part} needs a folder or zip with a split, {text} is a single file"
+            )
         yield _file(path)
-    elif matches := sorted(glob.glob(str(path))):
+    elif matches := _matches(str(path)):
         for match in matches:
-            yield from _sources(match, part)
+            yield from _sources(match, looking, notes)
     else:
         raise UserError(f"{text} does not exist, and no file matches it")
 
 
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{text} cannot be found: {error}") from None
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Path.is_file or is_dir; False for what no file system could hold."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _matches(pattern: str) -> list[str]:
+    """Files that a glob matches; brackets that mean nothing as a glob stand for themselves."""
+    return sorted(glob.glob(pattern)) or sorted(glob.glob(pattern.replace("[", "[[]")))
+
+
+def _nothing_in(text: str, path: Path, tree: Tree, looking: Looking) -> str:
+    deeper = isinstance(tree, Folder) and not looking.recursive and any(map(is_image, tree.names()))
+    if deeper:
+        return f"{text} holds images in sub-folders only: --recursive looks there too"
+    return f"{text} holds no images that are read here"
+
+
 def _file(path: Path) -> Source:
-    return Source(stem(path.name), str(path), partial(read_picture, path), path.parent)
+    return Source(stem(path.name), str(path), partial(read_picture, path), path.parent, path)
+
+
+def _zarr(path: Path) -> Source:
+    name = path.name.removesuffix(".zarr").removesuffix(".ome")
+    return Source(name, str(path), partial(open_ome_zarr, path), path.parent, path)
 
 
 def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
@@ -105,31 +192,42 @@ def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
     return kept
 
 
-def _in_tree(path: Path, tree: Tree) -> Iterator[Source]:
+def _in_tree(path: Path, tree: Tree, looking: Looking, notes: list[str]) -> Iterator[Source]:
     names = [n for n in tree.names() if is_image(n)]
     folders = {n.rsplit("/", 1)[0].rsplit("/", 1)[-1].lower() for n in names if "/" in n}
     paired = bool(folders & set(IMAGE_FOLDERS)) and bool(folders & set(LABEL_FOLDERS))
     if is_kaggle(names) or paired:
         names = [n for n in names if n.split("/")[-2:][0].lower() in IMAGE_FOLDERS]
     elif isinstance(tree, Folder):
-        names = [n for n in names if "/" not in n and not _is_ours(n, names)]
+        names = [n for n in names if not _is_old_result(n, names)]
+        if not looking.recursive:
+            deeper = [n for n in names if "/" in n]
+            names = [n for n in names if "/" not in n]
+            if deeper and names:
+                notes.append(
+                    f"{_several(len(deeper), 'image')} in sub-folders of {path} left out; "
+                    "--recursive takes them too"
+                )
     for name in names:
         where = f"{path}/{name}"
         if isinstance(tree, Folder):
-            yield Source(stem(name), where, partial(read_picture, path / name), (path / name).parent)
+            yield Source(
+                stem(name), where, partial(read_picture, path / name), (path / name).parent, path / name
+            )
         else:
-            yield Source(stem(name), where, partial(_read, tree, name, where), path.parent)
+            yield Source(stem(name), where, partial(_read, tree, name, where), path.parent, path)
+    if isinstance(tree, Folder):
+        yield from (_zarr(z) for z in sorted(path.glob("*.zarr")) if is_ome_zarr(z) and not made_here(z))
 
 
-def _is_ours(name: str, names: Sequence[str]) -> bool:
-    """Whether a file is what an earlier run put beside one of the images."""
-    of = next((stem(name).removesuffix(e) for e in OUR_ENDINGS if stem(name).endswith(e)), None)
+_OLD_ENDINGS = ("_labels", "_overlay", "_rois")
+
+
+def _is_old_result(name: str, names: Sequence[str]) -> bool:
+    """Whether a file is called like what earlier versions put beside one of the images."""
+    of = next((stem(name).removesuffix(e) for e in _OLD_ENDINGS if stem(name).endswith(e)), None)
     return of is not None and any(stem(n) == of for n in names)
 
 
 def _read(tree: Tree, name: str, where: str) -> Picture:
-    try:
-        content = tree.read(name)
-    except OSError as error:
-        raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
-    return decode_picture(content, where)
+    return decode_picture(tree.read(name), where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import remove, written_whole
 from napari_deepretina.instances import RawInstances
 
 _ARRAYS = ("boxes", "scores", "masks", "classes", "views", "tiles")
@@ -60,8 +59,8 @@ class TileStore:
 
     def discard(self) -> None:
         """Forget the run, and those that nobody went on with for a while."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         oldest = time.time() - FORGOTTEN_DAYS * 86400
         for folder in self.root.glob("*"):
             if folder.stat().st_mtime < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)

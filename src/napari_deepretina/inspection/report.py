@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import write_text, written_whole
 from napari_deepretina.inspection import STEPS, figures
 from napari_deepretina.inspection.data import crops_of, overview, unpaired
 from napari_deepretina.inspection.errors import compare_labels
@@ -93,8 +93,7 @@ class Report:
     def finish(self) -> Path:
         """Write the numbers."""
         target = self.folder / "numbers.json"
-        with written_whole(target) as part:
-            part.write_text(json.dumps(self.numbers, indent=1), "utf-8")
+        write_text(target, json.dumps(self.numbers, indent=1))
         return target
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import moved, remove
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.matterport.keras_weights import HEADS, fill, read_keras
 from napari_deepretina.model.weights import WeightsInfo, user_folder
@@ -54,50 +55,72 @@ def fetch(file: Published, *, folder: Path | None = None, quiet: bool = False) -
     """The file in the user's folder, fetched if it is not there yet.
 
     A download that was cut off is gone on with where it stopped; the file gets its name when its hash is
-    right.
+    right. One that lies there already is checked, too: if it is another, it is fetched anew and takes its
+    place, the other one being kept as ``<name>.other``.
 
     Raises
     ------
     UserError
         If it cannot be fetched, or is not the file that was published; the message tells where to put it.
     """
-    import pooch
-
     folder = folder or published_folder()
     target = folder / file.name
-    if target.is_file():
+    if _is_right(target, file):
         return target
     part = target.with_name(f"{file.name}.part")
     remedy = f"fetch {file.url} in a browser and put it into {folder}"
+    found = f"{target} is not the file that was published, and it" if target.is_file() else file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _download(file.url, part, quiet=quiet)
+        if not _is_right(part, file):
+            _download(file, part, quiet=quiet)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file.name} could not be fetched ({_first(error)}); {remedy}") from None
-    kind, _, expected = file.known_hash.partition(":")
-    if pooch.file_hash(str(part), alg=kind) != expected:
-        part.unlink(missing_ok=True)
+        raise UserError(f"{found} could not be fetched ({_first(error)}); {remedy}") from None
+    if not _is_right(part, file):
+        remove(part)
         raise UserError(f"what came from {file.url} is not the file that was published; {remedy}")
-    os.replace(part, target)
+    if target.is_file() and target.stat().st_size:
+        moved(target, target.with_name(f"{file.name}.other"))
+    moved(part, target)
     return target
 
 
-def _download(url: str, part: Path, *, quiet: bool) -> None:
-    """Append what is missing of a file; servers that know no ranges send it whole."""
+def _is_right(path: Path, file: Published) -> bool:
+    """Whether a file is there and has the published hash."""
+    import pooch
+
+    kind, _, expected = file.known_hash.partition(":")
+    return path.is_file() and path.stat().st_size > 0 and pooch.file_hash(str(path), alg=kind) == expected
+
+
+def _download(file: Published, part: Path, *, quiet: bool) -> None:
+    """Append what is missing of a file; what a server sends that knows no ranges is the whole."""
     import pooch
 
     begun = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={begun}-"} if begun else {}
     rest = part.with_name(f"{part.name}2") if begun else part
-    kind = pooch.FTPDownloader if url.startswith("ftp") else pooch.HTTPDownloader
+    kind = pooch.FTPDownloader if file.url.startswith("ftp") else pooch.HTTPDownloader
     options: dict[str, Any] = {} if kind is pooch.FTPDownloader else {"headers": headers}
     downloader = kind(progressbar=not quiet and _has_tqdm(), **options)
-    downloader(url, str(rest), None)
-    if begun:
-        content = rest.read_bytes()
-        with part.open("ab") as file:
-            file.write(content)
-        rest.unlink()
+    try:
+        downloader(file.url, str(rest), None)
+    except (OSError, ValueError):
+        if not begun:
+            raise
+        remove(rest)
+        remove(part)  # a server may refuse to go on with what is there: begin anew
+        downloader = kind(progressbar=not quiet and _has_tqdm())
+        downloader(file.url, str(part), None)
+        return
+    if not begun:
+        return
+    if _is_right(rest, file):
+        moved(rest, part)
+        return
+    with part.open("ab") as whole, rest.open("rb") as more:
+        shutil.copyfileobj(more, whole)
+    remove(rest)
 
 
 def _has_tqdm() -> bool:

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+from napari_deepretina.files import remove, write_text
+
 PAUSE, STOP, SAVE, PID = "pause", "stop", "save", "pid"
 """Names of the files: while *pause* is there the run waits; *stop* ends it well; *save* asks for a checkpoint
 and a validation now; *pid* tells which process is at work."""
@@ -18,8 +20,8 @@ class Control:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         for name in (STOP, PAUSE, SAVE):
-            (folder / name).unlink(missing_ok=True)
-        (folder / PID).write_text(str(os.getpid()), "utf-8")
+            remove(folder / name)
+        write_text(folder / PID, str(os.getpid()))
         self._signalled = False
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
@@ -50,9 +52,9 @@ class Control:
         """Whether a checkpoint was asked for; answers True once for each asking."""
         if not (self._folder / SAVE).exists():
             return False
-        (self._folder / SAVE).unlink(missing_ok=True)
+        remove(self._folder / SAVE)
         return True
 
     def close(self) -> None:
         """The run is over."""
-        (self._folder / PID).unlink(missing_ok=True)
+        remove(self._folder / PID)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.files import appended
+
 
 class EventLog:
     """Appends to ``events.jsonl`` and TensorBoard files in the run's folder.
@@ -26,7 +28,7 @@ class EventLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._lines = appended(folder / "events.jsonl")
         self._board = SummaryWriter(folder)
 
     def write(self, event: str, step: int, **values: Any) -> None:

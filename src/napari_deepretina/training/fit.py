@@ -16,6 +16,7 @@ from napari_deepretina.data.crops import Batch, CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import write_text
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.weights import WeightsInfo
@@ -164,7 +165,7 @@ def _begin(
     info = describe(recipe, network, start[1] if start else None, train)
     if fabric.is_global_zero:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(to_toml(recipe), "utf-8")
+        write_text(out / "recipe.toml", to_toml(recipe))
     fabric.barrier()
     # Matterport's batch-norm keeps its statistics, so there is nothing to share.
     if fabric.world_size > 1 and fabric.device.type == "cuda" and not network.architecture.is_matterport:

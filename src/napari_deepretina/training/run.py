@@ -12,6 +12,7 @@ from napari_deepretina.data import Dataset, Subset, open_dataset
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.split import random_split, read_split
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import exists, refuse_inputs
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.published import COCO_FULL, IMAGENET, start_from_published
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo, load_model
@@ -21,6 +22,9 @@ from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, load_recipe
 
 T = TypeVar("T")
+
+WRITTEN = ("recipe.toml", "weights.safetensors", "events.jsonl", "sample/image.tif", "sample/labels.tif")
+"""What a run writes into its folder, beside checkpoints and TensorBoard's files."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,13 @@ def _folder_is_fit(out: Path, resume: bool) -> None:
         raise UserError(f"nothing to resume: {last} does not exist")
     if not resume and last.exists():
         raise UserError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
+    for name in WRITTEN:
+        refuse_inputs(out / name)
+        if exists(out / name) and not exists(out / "events.jsonl"):
+            raise UserError(
+                f"{out / name} is there already and was not written by a run: it is not replaced, "
+                "choose another --out"
+            )
 
 
 def split_data(data: Sequence[str], split: str | None = None) -> tuple[Dataset, Dataset]:

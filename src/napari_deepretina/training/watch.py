@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import appended, protected, remove, write_text, written_whole
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.training.control import PAUSE, PID, STOP
 
@@ -36,11 +36,7 @@ def start_run(folder: Path, arguments: Sequence[str]) -> RunWatch:
 
     The process lives on when this one ends. What it prints goes to ``log.txt`` in the folder.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = (folder / LOG).open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    log = appended(folder / LOG)
     command = [sys.executable, "-m", "napari_deepretina", "train", *arguments, "--out", str(folder)]
     earlier = RunWatch(folder)
     earlier.remember()
@@ -48,7 +44,7 @@ def start_run(folder: Path, arguments: Sequence[str]) -> RunWatch:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    (folder / "command.json").write_text(json.dumps(list(arguments)), "utf-8")
+    write_text(folder / "command.json", json.dumps(list(arguments)))
     earlier.process = process
     return earlier
 
@@ -109,15 +105,15 @@ class RunWatch:
 
     def pause(self) -> None:
         """Let the run wait after its step."""
-        (self.folder / PAUSE).touch()
+        write_text(self.folder / PAUSE, "")
 
     def go_on(self) -> None:
         """End a pause."""
-        (self.folder / PAUSE).unlink(missing_ok=True)
+        remove(self.folder / PAUSE)
 
     def stop(self) -> None:
         """End the run after its step; it judges what it has and keeps the best."""
-        (self.folder / STOP).touch()
+        write_text(self.folder / STOP, "")
 
     def log_tail(self, lines: int = 6) -> str:
         """The last lines of what the process printed."""
@@ -132,7 +128,7 @@ class RunWatch:
         if not source.exists():
             raise UserError(f"{self.folder} holds no weights yet")
         target = user_folder() / f"{name}.safetensors"
-        with written_whole(target) as part:
+        with protected(source), written_whole(target) as part:
             shutil.copyfile(source, part)
         return target
 

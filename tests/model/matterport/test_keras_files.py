@@ -1,5 +1,6 @@
 """Weights files of Keras, written here in their layout, broken ones included; published files."""
 
+import dataclasses
 import hashlib
 import http.server
 import threading
@@ -218,10 +219,15 @@ def test_only_matterport_networks_become_keras_files(tiny_architecture, tmp_path
 class _Ranges(http.server.BaseHTTPRequestHandler):
     content = bytes(range(256)) * 40
     asked: ClassVar[list[int]] = []
+    knows_ranges: ClassVar[bool] = True
 
     def do_GET(self):
         begun = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         self.asked.append(begun)
+        begun = begun if self.knows_ranges else 0
+        if begun >= len(self.content):
+            self.send_error(416)
+            return
         self.send_response(206 if begun else 200)
         self.end_headers()
         self.wfile.write(self.content[begun:])
@@ -252,15 +258,58 @@ def test_published_files_are_fetched_once_checked_and_gone_on_with(server, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["file.h5"]
 
 
+CONTENT = _Ranges.content
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize(
+    ("lies_there", "kept"),
+    [
+        ({}, []),
+        ({"f.h5": b""}, []),
+        ({"f.h5": b"another file"}, ["f.h5.other"]),
+        ({"f.h5.part": CONTENT}, []),
+        ({"f.h5.part": CONTENT[:500]}, []),
+        ({"f.h5.part": CONTENT + b"more"}, []),
+        ({"f.h5.part": b""}, []),
+        ({"f.h5.part": b"of another file"}, []),
+    ],
+    ids=["nothing", "empty target", "another file", "complete part", "part", "too long a part", "empty part",
+         "part of another file"],
+)  # fmt: skip
+def test_whatever_lies_there_the_second_try_is_right(
+    server, tmp_path, monkeypatch, lies_there, kept, knows_ranges
+):
+    monkeypatch.setattr(_Ranges, "knows_ranges", knows_ranges)
+    good = published.Published("f.h5", server, "md5:" + hashlib.md5(CONTENT).hexdigest())
+    for name, content in lies_there.items():
+        (tmp_path / name).write_bytes(content)
+    try:
+        published.fetch(good, folder=tmp_path, quiet=True)
+    except UserError:
+        published.fetch(good, folder=tmp_path, quiet=True)
+    assert (tmp_path / "f.h5").read_bytes() == CONTENT
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", *kept]
+
+
 def test_offline_tells_what_to_do(tmp_path):
     nowhere = published.Published("x.h5", "http://127.0.0.1:9/x.h5", "md5:0")
     with pytest.raises(UserError, match="in a browser and put it into"):
         published.fetch(nowhere, folder=tmp_path, quiet=True)
 
 
+def written_as(kind, folder, monkeypatch, shapes, **options):
+    """A file of the test's in the place, and with the hash, of one that was published."""
+    file = published.MATTERPORT[kind]
+    weights = write(folder / file.name, shapes, **options)
+    told = "md5:" + hashlib.md5((folder / file.name).read_bytes()).hexdigest()
+    monkeypatch.setitem(published.MATTERPORT, kind, dataclasses.replace(file, known_hash=told))
+    return weights
+
+
 def test_coco_and_imagenet_start_matterport_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "published_folder", lambda: tmp_path)
-    weights = write(tmp_path / published.MATTERPORT["coco"].name, narrow_shapes(classes=80))
+    weights = written_as("coco", tmp_path, monkeypatch, narrow_shapes(classes=80))
     architecture = Architecture(
         backbone="matterport_resnet50", body_widths=(4, *(4, 8) * 4), fpn_channels=8, rpn_channels=8,
         box_units=8, mask_channels=8,
@@ -272,7 +321,7 @@ def test_coco_and_imagenet_start_matterport_networks(tmp_path, monkeypatch):
     assert np.array_equal(taken, weights["mrcnn_mask_conv2/bias:0"])
     assert network.layers["mrcnn_mask"].out_channels == 3
     body = {n: s for n, s in narrow_shapes().items() if n.startswith(("conv1", "bn_conv1", "res", "bn"))}
-    weights = write(tmp_path / published.MATTERPORT["imagenet"].name, body, seed=5)
+    weights = written_as("imagenet", tmp_path, monkeypatch, body, seed=5)
     network, _ = starting_point("imagenet", recipe)
     taken = network.layers["bn5c_branch2c"].running_mean.numpy()
     assert np.array_equal(taken, weights["bn5c_branch2c/moving_mean:0"])

@@ -1,0 +1,49 @@
+"""The mark that results carry, so that no later run takes them for images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARK = "napari-deepretina"
+"""Software that a TIFF or PNG file names as its maker."""
+RESULT = "_nuclei"
+"""Results beside an image are called after it, with this."""
+
+
+def made_here(path: Path) -> bool:
+    """Whether a file or a Zarr is a result of ours: by its mark, for a name alone proves nothing.
+
+    Only what is called like a result is opened.
+    """
+    if not path.name.lower().endswith((f"{RESULT}.tif", f"{RESULT}.png", f"{RESULT}.zarr")):
+        return False
+    try:
+        return _KINDS[path.suffix.lower()](path)
+    except Exception:
+        # Whatever is wrong with the file, the one who reads it will tell.
+        return False
+
+
+def _tiff(path: Path) -> bool:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        software = str(file.pages.first.software)
+        return software.startswith(MARK) or f'Creator="{MARK}' in str(file.ome_metadata or "")
+
+
+def _png(path: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return str(picture.info.get("Software", "")).startswith(MARK)
+
+
+def _zarr(path: Path) -> bool:
+    import json
+
+    told = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["ome"]
+    return "image-label" in told
+
+
+_KINDS = {".tif": _tiff, ".png": _png, ".zarr": _zarr}

@@ -1,0 +1,167 @@
+"""What a folder of results remembers: which images are done, and which files are its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import appended, exists, refuse_inputs, write_text
+from napari_deepretina.instances import Instances, rle
+
+NOT_OURS = "was not written by an earlier run here, so it is not replaced: move it, or choose another folder"
+
+
+def hidden(out: Path) -> Path:
+    """Where a folder of results keeps what an interrupted run needs to go on."""
+    return out / ".napari-deepretina"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A 2D image with its nuclei: a picture, or one plane of a stack."""
+
+    name: str
+    instances: Instances
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        found = self.instances
+        return {
+            "name": self.name, "shape": list(found.shape), "rle": rle.encode(found),
+            "scores": found.scores.tolist(), "classes": found.classes.tolist(), "votes": found.votes.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Entry:
+        """The inverse of `to_json`."""
+        height, width = told["shape"]
+        found = replace(
+            rle.decode(told["rle"], (height, width)),
+            scores=np.array(told["scores"], np.float32),
+            classes=np.array(told["classes"], np.int32),
+            votes=np.array(told["votes"], np.int32),
+        )
+        return cls(told["name"], found)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of an image that is done: a line of the journal.
+
+    Attributes
+    ----------
+    name : of the image.
+    entries : its 2D images.
+    features : columns of its table of nuclei.
+    summary : its row of the summary.
+    told : what run.json says of it.
+    """
+
+    name: str
+    entries: list[Entry]
+    features: dict[str, list[Any]]
+    summary: dict[str, Any]
+    told: dict[str, Any]
+
+    def line(self) -> str:
+        """As the journal holds it."""
+        content = {**self.__dict__, "entries": [e.to_json() for e in self.entries]}
+        return json.dumps(content)
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """The inverse of `line`; ValueError or KeyError if the line is torn."""
+        content = json.loads(line)
+        return cls(**{**content, "entries": [Entry.from_json(e) for e in content["entries"]]})
+
+
+class Journal:
+    """Images that are done, one a line, each written when its files are there."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        self._path = hidden(out) / "done.jsonl"
+        self._key = key
+
+    def read(self) -> dict[str, Record]:
+        """Records by name; UserError if they were made with other settings or weights."""
+        if not self._path.exists():
+            return {}
+        first, *lines = self._path.read_text("utf-8").splitlines() or [""]
+        if first != self._key:
+            raise UserError(
+                f"{self._path.parent.parent} holds results of other settings or weights; choose another "
+                "folder, or pass --overwrite to begin anew"
+            )
+        records = {}
+        for line in lines:
+            try:
+                record = Record.from_line(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # the crash tore it
+            records[record.name] = record
+        return records
+
+    def begin(self) -> None:
+        """Forget all."""
+        write_text(self._path, self._key + "\n")
+
+    def add(self, record: Record) -> None:
+        """Keep one more."""
+        try:
+            with appended(self._path) as file:
+                file.write("\n" + record.line() + "\n")
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
+
+
+class Ledger:
+    """The files that runs into a folder wrote: they may be replaced there, and no others.
+
+    A file is entered before it is written, so that one which a crash left is known as well.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = hidden(out) / "files.jsonl"
+        self._out = out
+        self._known: set[str] = set()
+        if self._path.exists():
+            for line in self._path.read_text("utf-8", errors="replace").splitlines():
+                try:
+                    self._known.add(str(json.loads(line)))
+                except ValueError:
+                    continue  # a crash tore it
+
+    def foreign(self, paths: Iterable[Path]) -> list[Path]:
+        """Those that are there and that no run wrote."""
+        return [p for p in paths if exists(p) and self._key(p) not in self._known]
+
+    def claim(self, paths: Sequence[Path]) -> None:
+        """Enter files that are about to be written.
+
+        Raises
+        ------
+        UserError
+            If one is there that no run wrote, or that is an input.
+        """
+        if other := self.foreign(paths):
+            raise UserError(f"{other[0]} is there already and {NOT_OURS}")
+        for path in paths:
+            refuse_inputs(path)
+        new = [k for k in map(self._key, paths) if k not in self._known]
+        if new:
+            with appended(self._path) as file:
+                file.writelines(f"\n{json.dumps(k)}\n" for k in new)
+            self._known.update(new)
+
+    def _key(self, path: Path) -> str:
+        """A place as it will be found after the folder was moved, if it lies in it."""
+        whole = Path(os.path.realpath(path.parent)) / path.name
+        out = Path(os.path.realpath(self._out))
+        return whole.relative_to(out).as_posix() if whole.is_relative_to(out) else str(whole)
