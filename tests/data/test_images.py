@@ -98,7 +98,7 @@ def test_hopeless_images_become_dark_and_nan_is_survived():
     [
         np.zeros((0, 5)),
         np.zeros(5),
-        np.zeros((4, 4, 2)),
+        np.zeros((4, 4, 9)),
         np.zeros((2, 2), complex),
         np.zeros((2, 2, 2, 3)),
         np.zeros((2, 2), dtype="U1"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from napari_deepretina.data.reading import NOTHING, Reading
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.evaluation.matching import match
 from napari_deepretina.inference.engine import threads
@@ -148,9 +149,10 @@ def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(nuclei_model):
     outside[490:810, 490:810] = 0
     assert not outside.any()
     assert len(match(truth, found.labels[500:800, 500:800]).hits(0.5)) > 0.9 * truth.max()
-    assert is_empty(image[:200, :200], (20.0, 5000.0))
-    assert not is_empty(image[500:700, 500:700], (20.0, 5000.0))
-    assert is_empty(np.zeros((5, 5, 3), np.uint8), (0.0, 0.0))
+    reading = Reading((20.0,), (5000.0,))
+    assert is_empty(image[:200, :200], reading)
+    assert not is_empty(image[500:700, 500:700], reading)
+    assert is_empty(np.zeros((5, 5, 3), np.uint8), NOTHING)
 
 
 def test_views_and_tiles_go_together(nuclei_model):

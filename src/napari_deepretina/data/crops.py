@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_deepretina.data.augment import Augmentation, random_crop
-from napari_deepretina.data.normalise import eight_bit, normalise
+from napari_deepretina.data.normalise import eight_bit
+from napari_deepretina.data.reading import best_for_labels, readings
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances.labels import bounding_boxes
@@ -131,7 +132,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
             self._class_of[index] = np.array([0, *(known.get(i, 1) for i in ids[1:].tolist())], np.int64)
             compact = inverse.reshape(sample.labels.shape).astype(np.int32)
             original = self._architecture.is_matterport
-            pixels = eight_bit(sample.image) / 255 if original else normalise(sample.image)
+            reading = best_for_labels(readings(sample.image), sample.image, compact)
+            pixels = eight_bit(sample.image, reading) / 255 if original else reading(sample.image)
             self._cache[index] = pixels.astype(np.float16), compact
         return self._cache[index]
 

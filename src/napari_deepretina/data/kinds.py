@@ -19,9 +19,10 @@ def kind_of(sample: Sample) -> Kind:
     An image without nuclei, or full of them, counts as bright on dark.
     """
     image, inside = sample.image, sample.labels > 0
-    if image.ndim == 3 and image.shape[2] >= 3 and coloured(torch.from_numpy(normalise(image)).movedim(2, 0)):
+    pixels = normalise(image)
+    if coloured(torch.from_numpy(pixels).movedim(2, 0)):
         return "stained tissue"
     if inside.all() or not inside.any():
         return "bright on dark"
-    grey = image if image.ndim == 2 else image[..., 0]
+    grey = pixels[..., 0]
     return "dark on bright" if grey[inside].mean() < grey[~inside].mean() else "bright on dark"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.files import decode_image
+from napari_deepretina.data.reading import MOST_CHANNELS
 from napari_deepretina.errors import UserError
 
-MOST_CHANNELS = 8
 LAZY_BYTES = 256_000_000
 """TIFF files on disk that decode to more are read part by part."""
 _CHANNELS, _UNKNOWN = "CS", "QI"

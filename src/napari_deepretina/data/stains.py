@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from napari_deepretina.data.reading import CHROMA
+
 BRIGHT_GROUND = 0.4
 """Stained tissue lies on a ground at least so bright, in units of the image's range."""
 
 DARKEST = 0.02
 """Stains are separated by logarithms: what is darker counts as this."""
-CHROMA = 0.02
-"""Mean difference between the channels of what is grey at most, in units of the image's range. Stained tissue
-of the annotated sets has 0.1 to 0.8, grey images kept by a lossy format 0.001."""
 CYTOPLASMIC = 0.4
 """Share of brown slides whose marker lies in the cytoplasm or the membrane, and leaves the nuclei blue."""
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import as_rgb, eight_bit, normalise
+from napari_deepretina.data.normalise import eight_bit, normalise
+from napari_deepretina.data.reading import Reading, check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -31,9 +32,9 @@ MEGAPIXELS_AT_ONCE = 2.0
 
 @dataclass(frozen=True)
 class Whole:
-    """What a part must know of its image: the values that become 0 and 1, and what nuclei are like in it."""
+    """What a part must know of its image: how its values are read, and what nuclei are like in it."""
 
-    intensity: tuple[float, float] | None = None
+    reading: Reading | None = None
     fellows: Fellows | None = None
 
 
@@ -58,18 +59,22 @@ class Prediction:
 
 
 def predict_together(
-    model: LoadedModel, images: Sequence[NDArray[Any]], diameter: float | None, limits: Limits
+    model: LoadedModel,
+    images: Sequence[NDArray[Any]],
+    diameter: float | None,
+    limits: Limits,
+    readings: Sequence[Reading | None] | None = None,
 ) -> Steps[list[Prediction]]:
     """As `predict` of each image with one view, in one batch; their plans must have the same size."""
     read, lay, unlay = _ways(model)
     limits = model.limits(limits)
     looks: list[_Look] = []
     seen: list[NDArray[Any]] = []
-    for image in images:
-        shape = (as_rgb(image).shape[0], image.shape[1])
+    for image, reading in zip(images, readings or [None] * len(images), strict=True):
+        shape = check_image(image)
         (look,) = _looks(model, shape, diameter, (View(),), shifted=False, scale=None)
         looks.append(look)
-        seen.append(read(image, None))
+        seen.append(read(image, reading))
     inputs = [lay(pixels, look.plan) for pixels, look in zip(seen, looks, strict=True)]
     windows = torch.tensor([look.plan.window for look in looks])
     found, device, notes = yield from _detect_somehow(model, torch.cat(inputs), windows, limits)
@@ -123,11 +128,11 @@ def predict(
     -------
     Prediction, through the generator's return value.
     """
-    shape = (as_rgb(image).shape[0], image.shape[1])
+    shape = check_image(image)
     looks = _looks(model, shape, diameter, views, shifted=channel_shift_seed is not None, scale=scale)
     yield Progress(0.0, "normalising")
     read, lay, unlay = _ways(model)
-    pixels = read(image, whole.intensity if whole else None)
+    pixels = read(image, whole.reading if whole else None)
     limits = model.limits(limits)
     joined = partial(_prediction, looks=looks, model=model, pixels=pixels, whole=whole)
     found: dict[int, RawInstances] = {}

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina import __version__
-from napari_deepretina.data.normalise import check_image
+from napari_deepretina.data.reading import Reading, check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
-from napari_deepretina.inference.predict import Prediction, predict, predict_together
+from napari_deepretina.inference.predict import Prediction, Whole, predict, predict_together
+from napari_deepretina.inference.reading import choose_reading
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import Tile, needs_tiles, predict_tiled
@@ -156,6 +157,8 @@ def segment_steps(
         diameter=settings.diameter,
     )  # fmt: skip
     tiled = needs_tiles(plan, settings.tile)
+    reading = yield from choose_reading(model, image, plan, settings)
+    options["whole"] = Whole(reading)
     enlarge = partial(larger_scale, model, settings)
     steps: Steps[Prediction]
     if tiled:
@@ -176,7 +179,12 @@ def segment_steps(
             step = replace(step, patch=partial(_patch, step.patch, settings.postprocessing(model.info)))
         yield step
     yield Progress(0.92, "post-processing")
-    return _finished(prediction, model, settings, begun)
+    return _finished(_noted(prediction, reading), model, settings, begun)
+
+
+def _noted(prediction: Prediction, reading: Reading) -> Prediction:
+    """With a sentence on how the image was read, if that is not plain."""
+    return replace(prediction, notes=[reading.note, *prediction.notes]) if reading.note else prediction
 
 
 def larger_scale(
@@ -230,10 +238,24 @@ def segment_together(
     begun = time.perf_counter()
     limits = strict_limits(settings.postprocessing(model.info))
     chosen = [select_channel(image, settings.channel) for image in images]
-    found = drain(predict_together(model, chosen, settings.diameter, limits))
-    for k, (image, one) in enumerate(zip(chosen, found, strict=True)):
+    info = model.info
+    plans = [
+        make_plan(
+            check_image(image),
+            info.architecture,
+            trained_diameter=info.diameter,
+            diameter=settings.diameter,
+        )
+        for image in chosen
+    ]
+    readings = [
+        drain(choose_reading(model, image, plan, settings)) for image, plan in zip(chosen, plans, strict=True)
+    ]
+    found = drain(predict_together(model, chosen, settings.diameter, limits, readings))
+    for k, (image, one, reading) in enumerate(zip(chosen, found, readings, strict=True)):
         if (scale := larger_scale(model, settings, [one.raw], one.plan)) is not None:
-            found[k] = drain(predict(model, image, limits=limits, scale=scale))
+            one = drain(predict(model, image, limits=limits, scale=scale, whole=Whole(reading)))
+        found[k] = _noted(one, reading)
     begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time
     return [_finished(one, model, settings, begun) for one in found]
 

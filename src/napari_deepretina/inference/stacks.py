@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import intensity_range, overview
 from napari_deepretina.data.picture import Picture
+from napari_deepretina.data.reading import Reading, overview, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, threads
@@ -192,11 +192,11 @@ def segment_stack_steps(
     return result
 
 
-def _brightness(picture: Picture, indices: Sequence[Index], channel: int | None) -> tuple[float, float]:
-    """Range of intensities of a stack, told from a few of its planes."""
+def _brightness(picture: Picture, indices: Sequence[Index], channel: int | None) -> Reading:
+    """How a stack is read as a whole, told from a few of its planes."""
     chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
     seen = [overview(select_channel(picture.plane(indices[i]), channel))[::2, ::2] for i in chosen]
-    return intensity_range(np.stack(seen))
+    return readings(np.concatenate(seen))[0]
 
 
 def _one_by_one(

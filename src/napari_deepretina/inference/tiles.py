@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import intensity_range, overview
+from napari_deepretina.data.reading import Reading, overview, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -119,7 +119,8 @@ def predict_tiled(
     are still in it: thinning by overlap, which post-processing does, leaves the surer one.
     """
     yield Progress(0.0, "looking over the image")
-    image_digest, options["whole"] = _looked_over(image)
+    image_digest, reading = _looked_over(image)
+    options["whole"] = options.get("whole") or Whole(reading)
     diameter = options.pop("diameter", None)
     cut = partial(_cut, side=side, origin=origin)
     plan, looked, fellows = yield from _scaled(model, image, cut, diameter, enlarge, options)
@@ -225,7 +226,7 @@ def _look_at_some(
         pixels = np.asarray(image[y0:y1, x0:x1])
         if len(found) == wanted:
             break
-        if not is_empty(pixels, options["whole"].intensity):
+        if not is_empty(pixels, options["whole"].reading):
             yield Progress(0.0, "looking what the nuclei are like")
             found[number] = yield from _quietly(predict(model, pixels, **options, scale=scale))
     return found
@@ -242,14 +243,14 @@ def _quietly(steps: Steps[Prediction]) -> Steps[Prediction]:
         yield Progress(0.0, "looking what the nuclei are like")
 
 
-def _todo(image: Any, run: _Run, intensity: tuple[float, float]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _todo(image: Any, run: _Run, reading: Reading) -> Iterator[tuple[int, NDArray[Any]]]:
     """Tiles that have to be looked at, read one at a time."""
     for number, tile in enumerate(run.tiles):
         if number in run.found:
             continue
         y0, x0, y1, x1 = tile.window
         pixels = np.asarray(image[y0:y1, x0:x1])
-        if is_empty(pixels, intensity):
+        if is_empty(pixels, reading):
             run.empty.add(number)
         else:
             yield number, pixels
@@ -259,7 +260,7 @@ def _look_at_all(
     model: LoadedModel, image: Any, run: _Run, options: dict[str, Any], engine: Engine | None
 ) -> Steps[None]:
     """All tiles that are not done yet."""
-    todo = _todo(image, run, options["whole"].intensity)
+    todo = _todo(image, run, options["whole"].reading)
     work = partial(_predict_tile, {**options, "scale": run.plan.scale})
     if engine is None:
         yield from _one_by_one(model, todo, work, run)
@@ -297,26 +298,21 @@ def _drained(
     return drain(work(model, pixels))
 
 
-def _looked_over(image: Any) -> tuple[str, Whole]:
-    """What tells an image from others, and what its tiles must know of it, both from its overview."""
+def _looked_over(image: Any) -> tuple[str, Reading]:
+    """What tells an image from others, and how it is read where nobody says, both from its overview."""
     seen = overview(image)
     digest = hashlib.sha256(np.ascontiguousarray(seen).tobytes()).hexdigest()[:16]
-    return digest, Whole(intensity_range(seen))
+    return digest, readings(seen)[0]
 
 
-def is_empty(pixels: NDArray[Any], intensity: tuple[float, float]) -> bool:
-    """Whether nothing stands out in a tile: means of 4 × 4 pixels, in units of the image's range."""
-    low, high = intensity
-    if not high > low:
-        return True
-    values = pixels.astype(np.float32).reshape(*pixels.shape[:2], -1)
+def is_empty(pixels: NDArray[Any], reading: Reading) -> bool:
+    """Whether nothing stands out in a tile: means of 4 × 4 pixels, as the image is read."""
+    values = reading(pixels)
     rows, columns = (max(1, n // 4) for n in pixels.shape[:2])
     cut = values[: rows * 4, : columns * 4]
     blocks = cut.reshape(rows, -1, columns, cut.shape[1] // columns, cut.shape[2]).mean(axis=(1, 3))
-    if not np.isfinite(blocks).all():
-        return False
     spread = np.percentile(blocks, 99.9, axis=(0, 1)) - np.percentile(blocks, 5, axis=(0, 1))
-    return bool(spread.max() < EMPTY * (high - low))
+    return bool(spread.max() < EMPTY)
 
 
 def _kept(raw: RawInstances, tile: Tile, number: int, shape: tuple[int, int], near: float) -> RawInstances:

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_deepretina.data.normalise import check_image, eight_bit, normalise
+from napari_deepretina.data.normalise import eight_bit, normalise
+from napari_deepretina.data.reading import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import lay_out, to_raw
+from napari_deepretina.inference.reading import choose_reading
+from napari_deepretina.inference.settings import SegmentSettings
+from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
@@ -170,7 +174,9 @@ def inspect_image(
         )
     image = np.asarray(image)
     original = architecture.is_matterport
-    laid = matterport.lay_out(eight_bit(image), plan) if original else lay_out(normalise(image), plan)
+    reading = drain(choose_reading(model, image, plan, SegmentSettings(**settings.model_dump())))
+    pixels: Any = eight_bit(image, reading) if original else normalise(image, reading)
+    laid = matterport.lay_out(pixels, plan) if original else lay_out(pixels, plan)
     traced = trace(model.network, laid.to(model.device), limits, plan.window)
     found = Detections(
         torch.from_numpy(traced.moved[traced.detections]).double(),
@@ -183,7 +189,7 @@ def inspect_image(
                            found.masks.round().to(torch.uint8))  # fmt: skip
     raw, kept = _raw(found, plan, original=original, limits=limits)
     if rescoring:
-        raw = replace(raw, scores=rescoring.scores(evidence_of(raw, normalise(image))))
+        raw = replace(raw, scores=rescoring.scores(evidence_of(raw, pixels)))
     instances = postprocess(raw, settings)
     here = _in_image(traced, plan, kept)
     return Inspection(

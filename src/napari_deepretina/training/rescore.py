@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.reading import best_for_labels, readings
 from napari_deepretina.data.sample import Dataset, Sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
-from napari_deepretina.inference.predict import Prediction, predict
+from napari_deepretina.inference.predict import Prediction, Whole, predict
 from napari_deepretina.inference.segment import larger_scale
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
@@ -61,8 +61,9 @@ def learn_rescoring(
     inputs, hits, weights = [], [], []
     for index in range(len(dataset)):
         sample = dataset[index]
-        found = _looked_at(plain, sample).raw
-        evidence = evidence_of(found, normalise(sample.image))
+        reading = best_for_labels(readings(sample.image), sample.image, sample.labels)
+        found = _looked_at(plain, sample, Whole(reading)).raw
+        evidence = evidence_of(found, reading(sample.image))
         instances = postprocess(found, settings)
         matched = match(sample.labels, instances.to_labels())
         fellows = fellows_of(evidence)
@@ -81,9 +82,13 @@ def learn_rescoring(
     return replace(model, info=model.info.model_copy(update={"rescoring": rescoring}))
 
 
-def _looked_at(model: LoadedModel, sample: Sample) -> Prediction:
+def _looked_at(model: LoadedModel, sample: Sample, whole: Whole) -> Prediction:
     """As for segmentation: small nuclei enlarged."""
     limits = Rescoring.limits(Limits())
-    first = drain(predict(model, sample.image, limits=limits))
+    first = drain(predict(model, sample.image, limits=limits, whole=whole))
     scale = larger_scale(model, SegmentSettings(score=SURE), [first.raw], first.plan)
-    return first if scale is None else drain(predict(model, sample.image, limits=limits, scale=scale))
+    return (
+        first
+        if scale is None
+        else drain(predict(model, sample.image, limits=limits, scale=scale, whole=whole))
+    )
