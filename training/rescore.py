@@ -1,8 +1,9 @@
 """Give weights their rescoring: how a score looks in the light of the image's other detections.
 
-``python training/rescore.py WEIGHTS OUT --data ../shared/data/stage1_train.zip``
+``python training/rescore.py WEIGHTS OUT --most 120 --data SET.zip …``
 
-Learnt from the images of the train split; validation images are not looked at.
+Learnt from images of the train splits, at most so many of each set (``--most``), so that no set outweighs the
+others; validation images are not looked at.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sets import all_of
+
 from napari_deepretina.model.weights import load_model, save_weights
 from napari_deepretina.training.rescore import learn_rescoring
-from napari_deepretina.training.run import split_data
 
 
 def main() -> None:
@@ -20,9 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", required=True, nargs="+")
+    parser.add_argument("--most", type=int, help="images of each set at most; by default all")
     arguments = parser.parse_args()
-    train, _ = split_data([arguments.data])
+    train = all_of(arguments.data, "train", most=arguments.most)
     model = learn_rescoring(load_model(arguments.weights), train)
     save_weights(model.network.state_dict(), model.info, arguments.out)
     print(arguments.out, model.info.rescoring)

@@ -1,10 +1,11 @@
-"""Put a run's best weights into the package, with the score that users will see.
+"""Put a run's best weights into the package, with the scores that users will see.
 
-``python training/ship.py RUN --data ../shared/data/stage1_train.zip --about "…" [--name NAME] [--advise …]``
+``python training/ship.py RUN --data SET.zip … [--name NAME] [--advise KEY=VALUE …]``
 
-RUN is a run's folder or a weights file. The header gets the name under which the file is found, what it was
-trained on, the settings of post-processing that suit it, and the validation score of the very file: halved
-precision, those settings, full precision arithmetic, as `segment` runs it.
+RUN is a run's folder or a weights file. The header gets the name under which the file is found, the sets it
+was trained on as their licences ask them to be named, the settings of post-processing that suit it, and the
+validation scores of the very file: halved precision, those settings, full precision arithmetic, as `segment`
+runs it. Its ``dsb_score`` is the mean over the sets, each counting alike.
 """
 
 from __future__ import annotations
@@ -12,43 +13,55 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
+from sets import attribution_of, part_of
+
+from napari_deepretina.data import Dataset
 from napari_deepretina.evaluation import Report, match
 from napari_deepretina.evaluation.scores import score_image
 from napari_deepretina.inference.segment import segment
-from napari_deepretina.model.weights import BUNDLED, load_model, save_weights
+from napari_deepretina.model.weights import BUNDLED, LoadedModel, load_model, save_weights
 from napari_deepretina.postprocess import PostprocessSettings
-from napari_deepretina.training.run import split_data
+
+
+def report_of(model: LoadedModel, data: Dataset) -> Report:
+    """Scores of a network on annotated images, segmented as a user's are."""
+    samples = (data[i] for i in range(len(data)))
+    return Report(
+        tuple(score_image(match(s.labels, segment(s.image, model=model).labels), s.name) for s in samples)
+    )
 
 
 def main() -> None:
     """Write ``src/napari_deepretina/weights/NAME.safetensors``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", required=True, help="where the validation images are")
-    parser.add_argument("--about", required=True, help="what to say about the training data")
+    parser.add_argument("--data", required=True, nargs="+", help="the sets, each with its split")
     parser.add_argument("--name", default="nuclei")
     parser.add_argument(
         "--advise", nargs="*", default=[], metavar="KEY=VALUE", help="settings, e.g. score=0.75 min_area=20"
     )
     arguments = parser.parse_args()
-    _, val = split_data([arguments.data])
     run: Path = arguments.run
     model = load_model(run / "weights.safetensors" if run.is_dir() else run)
     given = dict(text.split("=") for text in arguments.advise)
     advice = PostprocessSettings.model_validate({**model.info.postprocess, **given})
     told = {k: v for k, v in advice.model_dump().items() if k in {*model.info.postprocess, *given}}
     model = replace(model, info=model.info.model_copy(update={"postprocess": told}))
-    scores = [
-        score_image(match(sample.labels, segment(sample.image, model=model).labels), sample.name)
-        for sample in (val[i] for i in range(len(val)))
-    ]
-    report = Report(tuple(scores))
-    figures = {"dsb_score": report.dsb_score, "f1": report.f1, "ap_50": report.ap["0.50"]}
+    reports = {Path(p).stem: report_of(model, part_of(p, "val")) for p in arguments.data}
+    every = list(reports.values())
+    figures = {
+        "dsb_score": mean(r.dsb_score for r in every),
+        "f1": mean(r.f1 for r in every),
+        "ap_50": mean(r.ap["0.50"] for r in every),
+        **{name: r.dsb_score for name, r in reports.items()},
+    }
     info = model.info.model_copy(
         update={
             "name": arguments.name,
-            "data": arguments.about,
+            "data": ", ".join(f"{Path(p).stem} ({len(part_of(p, 'train'))})" for p in arguments.data),
+            "attribution": attribution_of(arguments.data),
             "score": {k: round(v, 4) for k, v in figures.items()},
         }
     )

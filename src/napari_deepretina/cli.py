@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -87,7 +88,10 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--coco", action="store_true", help="COCO's average precision of boxes and masks as well"
     )
     parser.add_argument(
-        "--max-dets", type=int, default=100, metavar="N", help="detections an image for --coco (100)"
+        "--max-dets",
+        type=int,
+        metavar="N",
+        help="detections an image that count for --coco (default 100, as COCO's, or as many as an image has)",
     )
     parser.set_defaults(run=_evaluate, reads=("truth", "pred"))
 
@@ -109,20 +113,35 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         contents = [
             _coco_content(p, s, truth) for p, s in ((arguments.truth, truth), (arguments.pred, predicted))
         ]
-        figures["coco"] = coco_ap(*contents, max_dets=arguments.max_dets)
+        most = arguments.max_dets or _most_objects(contents)
+        if most > 100 and not arguments.max_dets:
+            print(
+                f"an image holds {most} objects: so many detections count, where COCO's own figures stop at "
+                "100 (--max-dets 100 gives those)",
+                file=sys.stderr,
+            )
+        figures["coco"] = coco_ap(*contents, max_dets=most)
         print(coco_table(figures["coco"]))
     if arguments.json:
         write_text(arguments.json, json.dumps(figures, indent=2))
     return 0
 
 
+def _most_objects(contents: Sequence[Any]) -> int:
+    """Objects or detections of the image that holds most, at least COCO's 100."""
+    counted = [c if isinstance(c, list) else c.get("annotations", []) for c in contents]
+    numbers = [Counter(a["image_id"] for a in annotations).values() for annotations in counted]
+    return max(100, *(max(n, default=0) for n in numbers))
+
+
 def _coco_content(path: str, labels: LabelSet, truth: LabelSet) -> Any:
     """COCO JSON as it is; any other set of labels made into it."""
+    from napari_deepretina.data.files import parse_json
     from napari_deepretina.export.coco import coco_content
     from napari_deepretina.instances import Instances
 
     if path.lower().endswith(".json"):
-        return json.loads(Path(path).expanduser().read_text("utf-8"))
+        return parse_json(Path(path).expanduser().read_bytes())
     shapes = {n: truth.labels(n).shape for n in labels.names} if path.lower().endswith(".csv") else {}
     return coco_content(
         (name, Instances.from_labels(labels.labels(name, shapes.get(name)))) for name in labels.names

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_deepretina.errors import UserError
 
 if TYPE_CHECKING:
-    from napari_deepretina.data.picture import Picture
     from napari_deepretina.inference.sources import Source
 
 
@@ -53,6 +49,13 @@ def add_segment(commands: Any) -> None:
     )
     parser.add_argument(
         "--axes", metavar="LETTERS", help="of the images, e.g. TYX or CZYX, where the files do not tell"
+    )
+    parser.add_argument(
+        "--series",
+        type=int,
+        default=None,
+        metavar="N",
+        help="of files with several series, scenes or appended pages: which one, counted from 0 (default 0)",
     )
     parser.add_argument(
         "--scheduler", default="", metavar="ADDRESS", help="dask.distributed cluster, tcp://host:8786"
@@ -97,7 +100,12 @@ def _segment(arguments: argparse.Namespace) -> int:
         for k, v in vars(arguments).items()
         if k.startswith("setting_") and v is not None
     }
-    for name, value in (("part", arguments.part), ("axes", arguments.axes), ("formats", arguments.format)):
+    for name, value in (
+        ("part", arguments.part),
+        ("axes", arguments.axes),
+        ("series", arguments.series),
+        ("formats", arguments.format),
+    ):
         asked[name] = value or asked.get(name)
     asked["inputs"] = [_lasting(text) for text in arguments.inputs] or asked.get("inputs", [])
     for name in ("beside", "recursive"):
@@ -147,17 +155,14 @@ def _lasting(text: str) -> str:
 
 
 def _sources(asked: dict[str, Any], notes: list[str]) -> list[Source]:
-    from napari_deepretina.inference.sources import find_sources
+    from napari_deepretina.data.picture import Wanted
+    from napari_deepretina.inference.sources import Looking, find_sources
 
-    sources = find_sources(asked["inputs"], asked["part"], recursive=asked["recursive"], notes=notes)
-    if not asked["axes"]:
-        return sources
-    axes = asked["axes"].upper().replace("S", "C")  # samples of a pixel are channels, as in TIFF
-    return [replace(s, read=partial(_with_axes, s, axes)) for s in sources]
-
-
-def _with_axes(source: Source, axes: str) -> Picture:
-    return replace(source.read(), axes=axes)
+    axes = (asked["axes"] or "").upper().replace("S", "C")  # samples of a pixel are channels, as in TIFF
+    if (asked["series"] or 0) < 0:
+        raise UserError(f"--series {asked['series']}: series are counted from 0")
+    looking = Looking(asked["part"], asked["recursive"], Wanted(axes, asked["series"] or 0))
+    return find_sources(asked["inputs"], looking, notes)
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -168,10 +173,11 @@ def _recorded(path: Path) -> dict[str, Any]:
     UserError
         If it is neither, or its weights are not at hand any more.
     """
+    from napari_deepretina.data.files import parse_json
     from napari_deepretina.model.weights import find, sha256_of
 
     try:
-        run = json.loads(path.expanduser().read_text("utf-8"))
+        run = parse_json(path.expanduser().read_bytes())
         settings, sha256 = dict(run["settings"]), run["weights"]["sha256"]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -182,5 +188,5 @@ def _recorded(path: Path) -> dict[str, Any]:
             f"{path} was made with other weights (SHA-256 {sha256[:12]}…) than {settings['weights']!r} is; "
             "give --weights with that file"
         )
-    kept = ("inputs", "part", "axes", "formats", "beside", "recursive")
+    kept = ("inputs", "part", "axes", "series", "formats", "beside", "recursive")
     return {k: run[k] for k in kept if run.get(k)} | {"settings": settings}

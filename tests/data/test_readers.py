@@ -161,8 +161,8 @@ def test_splits(tmp_path):
         read_split(path)
     with pytest.raises(UserError, match="no part"):
         random_split(["a", "b"]).part("test")
-    with pytest.raises(UserError, match="at least 2"):
-        random_split(["a"])
+    with pytest.raises(UserError, match="no annotated images"):
+        random_split([])
     names = [str(i) for i in range(40)]
     once, again = random_split(names), random_split(names)
     assert once == again
@@ -179,8 +179,9 @@ def test_subsets_and_joins():
     assert chosen[1].name == joined.names[0]
     with pytest.raises(UserError, match="not in the data"):
         Subset(one, ["nobody"])
-    with pytest.raises(UserError, match="two of the data sets"):
-        JoinedDataset([one, one])
+    twice = JoinedDataset([one, one])
+    assert twice.names[3] == f"{one.names[0]}@2"
+    assert np.array_equal(twice[3].image, one[0].image)
 
 
 @pytest.mark.data

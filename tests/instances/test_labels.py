@@ -29,7 +29,8 @@ def test_boxes_are_tight(labels):
 @given(label_images())
 def test_instances_from_labels_paint_the_same_picture(labels):
     instances = Instances.from_labels(labels)
-    assert np.array_equal(instances.to_labels(), relabel_sequential(labels))
+    assert np.array_equal(instances.to_labels(), labels)
+    assert np.array_equal(instances[:].to_labels(), relabel_sequential(labels))
     assert instances.areas.sum() == np.count_nonzero(labels)
 
 

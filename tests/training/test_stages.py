@@ -21,6 +21,7 @@ from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import build
 from napari_deepretina.model.weights import WeightsInfo, load_model
 from napari_deepretina.training.checkpoint import load_checkpoint
+from napari_deepretina.training.control import is_at_work
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, Stage, load_recipe
@@ -210,7 +211,7 @@ def test_a_run_is_paused_saved_and_stopped_by_files(tiny_architecture, tmp_path)
     worker.start()
     try:
         wait_for(lambda: (tmp_path / "events.jsonl").exists() and events(tmp_path, "train"))
-        assert int((tmp_path / "pid").read_text()) > 0
+        assert is_at_work((tmp_path / "pid").read_text())
         (tmp_path / "pause").touch()
         wait_for(lambda: events(tmp_path, "pause"))
         count = len(events(tmp_path))

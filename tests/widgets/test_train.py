@@ -16,6 +16,7 @@ from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.postprocess import PostprocessSettings
+from napari_deepretina.training.control import own_process
 from napari_deepretina.training.watch import RunWatch, find_running, runs_folder
 
 SMALL = (
@@ -164,7 +165,8 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     assert np.array_equal(tifffile.imread(folder / "labels" / "slide_1_2.tif"), edited[0:36, 14:56])
     widget.part.value = "whole frame"
     widget.image.value = "stack"
-    layer.metadata[KEY] = {"image": "stack", "index": [1, None, None]}
+    made = {"image": "stack", "image_id": str(stack.unique_id), "index": [1, None, None], "settings": {}}
+    layer.metadata[KEY] = made
     trainer.press("add_layers")
     assert np.array_equal(tifffile.imread(folder / "images" / "stack.tif"), stack.data[1])
     assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2", "stack"]
@@ -265,7 +267,7 @@ def test_projects_survive_and_tell_what_is_wrong(tmp_path, monkeypatch):
 def test_closing_napari_asks_about_a_run(trainer, tmp_path, monkeypatch, answer):
     run = RunWatch(tmp_path)
     run.status = "running"
-    (tmp_path / "pid").write_text(str(os.getpid()))
+    (tmp_path / "pid").write_text(own_process())
     trainer.widget.attach(run)
     monkeypatch.setattr(trainer.widget, "_ask_about_run", lambda: answer)
     kept = trainer.widget.eventFilter(trainer.widget.window(), QEvent(QEvent.Type.Close))
@@ -278,7 +280,7 @@ def test_closing_napari_asks_about_a_run(trainer, tmp_path, monkeypatch, answer)
 def test_a_run_at_work_is_found_again(viewer):
     folder = runs_folder() / "old"
     folder.mkdir(parents=True)
-    (folder / "pid").write_text(str(os.getpid()))
+    (folder / "pid").write_text(own_process())
     start = {"event": "start", "step": 0, "total": 10, "device": "cpu"}
     (folder / "events.jsonl").write_text(json.dumps(start) + "\n" + '{"event": "tra')
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Train")

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
 from napari_deepretina._widgets.picture import Picture
-from napari_deepretina._widgets.placing import camera_of, placement
+from napari_deepretina._widgets.placing import camera_of, check_shown, placement, step_of
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.step_layers import PREFIX, StepLayers
 from napari_deepretina._widgets.table import Table
@@ -188,10 +188,9 @@ class InspectWidget(QWidget):
             self.box.say("There is no image layer: open an image first.", show_error)
             return
         data = layer.data[0] if layer.multiscale else layer.data
-        world = np.asarray(self._viewer.dims.point)[-layer.ndim :]
-        step = tuple(round(v) for v in np.asarray(layer.world_to_data(world)))
         try:
-            plane = take_plane(data, rgb=layer.rgb, step=step)
+            check_shown(self._viewer, layer, data.shape)
+            plane = take_plane(data, rgb=layer.rgb, step=step_of(self._viewer, layer))
         except UserError as error:
             self.box.say(str(error), show_error)
             return

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from napari.utils.notifications import show_warning
 
+from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina.data.coco import read_coco
+from napari_deepretina.data.files import parse_json
+from napari_deepretina.data.picture import MICROMETRES
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
@@ -20,6 +24,7 @@ from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import write_labels
 from napari_deepretina.files import protected
 from napari_deepretina.instances import Instances
+from napari_deepretina.instances.labels import LabelImage, fitting_int32
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -40,7 +45,7 @@ def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None
 def _looks_like_coco(path: Path) -> bool:
     """Whether it is worth reading: misfits inside are told by the reader itself."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
@@ -117,66 +122,101 @@ def files_of_images() -> list[str]:
 @_beside_images
 def write_labels_rle(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as RLE CSV with columns Height and Width."""
-    write_rle_csv([(meta.get("name", "labels"), _instances(data))], Path(path), with_shape=True)
+    write_rle_csv([(meta.get("name", "labels"), _instances(data, meta))], Path(path), with_shape=True)
     return [path]
 
 
 @_beside_images
 def write_labels_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a labels layer as COCO JSON."""
-    write_coco([(meta.get("name", "labels"), _instances(data))], Path(path))
+    """Save a labels layer as COCO JSON, under its image's file name, with scores and classes where known."""
+    write_coco([(_image_file(meta), _instances(data, meta))], Path(path), _classes(meta))
     return [path]
 
 
 @_beside_images
 def write_labels_polygons(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as COCO JSON with polygons."""
-    write_coco([(meta.get("name", "labels"), _instances(data))], Path(path), polygons=True)
+    write_coco([(_image_file(meta), _instances(data, meta))], Path(path), _classes(meta), polygons=True)
     return [path]
 
 
 @_beside_images
 def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a labels layer as ImageJ ROI zip."""
-    write_rois(_instances(data), Path(path))
+    """Save a labels layer as ImageJ ROI zip, each ROI called by its label."""
+    write_rois(_instances(data, meta), Path(path))
     return [path]
 
 
 @_beside_images
 def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a labels layer as int32 TIFF that tells the size of its pixels."""
-    labels = _flat(data)
-    scale = tuple(float(s) for s in meta.get("scale", (1, 1))[-2:])
-    unit = str((meta.get("units") or ("pixel",))[-1])
-    physical = unit != "pixel" or scale != (1.0, 1.0)
-    short = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm"}.get(unit, unit)
-    write_labels(labels, Path(path), pixel_size=(scale[0], scale[1]) if physical else None, unit=short)
+    """Save a labels layer as int32 TIFF, with the size of its pixels if the layer has a unit of length."""
+    scale = [abs(float(s)) for s in meta.get("scale", (1, 1))[-2:]]
+    units = [str(u) for u in (meta.get("units") or ("pixel",))]
+    factors = [MICROMETRES.get(u) for u in (units * 2)[-2:]]
+    size = [s * f for s, f in zip(scale, factors, strict=True) if f is not None]
+    write_labels(_flat(data), Path(path), pixel_size=(size[0], size[1]) if len(size) == 2 else None)
     return [path]
 
 
 @_beside_images
 def write_labels_table(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save the table of a labels layer: its features, with area and box measured on the pixels now."""
-    labels = _flat(data)
-    instances = Instances.from_labels(labels)
-    ids = np.unique(labels[labels > 0])
+    instances = _instances(data, meta)
     boxes = instances.tight_boxes()
-    columns: dict[str, Any] = {"label": ids, "area": instances.areas}
+    columns: dict[str, Any] = {"label": instances.ids, "area": instances.areas}
     columns |= {k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))}
-    features = meta.get("features")
-    if features is not None and "label" in features:
-        known = features.set_index("label")
-        columns |= {c: known[c].reindex(ids).tolist() for c in known.columns if c not in columns}
+    known = _known(meta)
+    if known is not None:
+        columns |= {c: known[c].reindex(instances.ids).tolist() for c in known.columns if c not in columns}
     write_features([(meta.get("name", "labels"), columns)], Path(path))
     return [path]
 
 
-def _flat(data: Any) -> Any:
+def _known(meta: dict[str, Any]) -> Any:
+    """The features of a layer with one row a label; None if they do not tell their labels."""
+    features = meta.get("features")
+    for column in ("label", "index"):
+        if features is not None and column in features:
+            known = features.drop_duplicates(column).set_index(column)
+            return known[[c for c in known.columns if c not in ("label", "index")]]
+    return None
+
+
+def _classes(meta: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the classes that a layer's features tell apart."""
+    known = _known(meta)
+    named = [] if known is None or "class" not in known else [c for c in known["class"] if isinstance(c, str)]
+    return tuple(dict.fromkeys(c for c in named if c)) or ("nucleus",)
+
+
+def _image_file(meta: dict[str, Any]) -> str:
+    """File name of the image that labels were made from, else the name of the image or of the layer."""
+    mark = (meta.get("metadata") or {}).get(KEY)
+    told = mark if isinstance(mark, dict) else {}
+    paths = told.get("inputs") or []
+    return Path(paths[0]).name if paths else str(told.get("image") or meta.get("name", "labels"))
+
+
+def _flat(data: Any) -> LabelImage:
+    """The label image; ids that int32 cannot hold are renumbered, with a word."""
     labels = np.asarray(data)
     if labels.ndim != 2:
         raise UserError(f"only 2D labels can be saved like this, these have shape {labels.shape}")
-    return labels
+    fitting, renumbered = fitting_int32(labels)
+    if renumbered:
+        show_warning("Some ids were too large for this format: the nuclei were renumbered from 1.")
+    return fitting
 
 
-def _instances(data: Any) -> Instances:
-    return Instances.from_labels(_flat(data))
+def _instances(data: Any, meta: dict[str, Any]) -> Instances:
+    """The nuclei of a layer, with scores, votes and classes where its features tell them; NaN where not."""
+    instances = Instances.from_labels(_flat(data))
+    known = _known(meta)
+    scores = np.full(len(instances), np.nan, np.float32)
+    classes = np.ones(len(instances), np.int32)
+    if known is not None and "score" in known:
+        scores = known["score"].reindex(instances.ids).to_numpy(np.float32, na_value=np.nan)
+    if known is not None and "class" in known:
+        number = {name: k for k, name in enumerate(_classes(meta), start=1)}
+        classes = np.array([number.get(c, 1) for c in known["class"].reindex(instances.ids)], np.int32)
+    return replace(instances, scores=scores, classes=classes)

@@ -11,13 +11,18 @@ from napari.qt.threading import create_worker
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_deepretina._widgets.own_labels import KEY, RAW, digest
+from napari_deepretina._widgets.own_labels import KEY, digest, remembered_of
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected
+from napari_deepretina.inference.planes import take_plane
 
 AUTOSAVE_MS = 2000
 """How long after the last stroke a kept sample is written again."""
+
+
+Steps = tuple[tuple[int, ...], tuple[int, ...]]
+"""The position that is shown, on the axes of an image and on those of its labels, in their pixels."""
 
 
 @dataclass
@@ -28,7 +33,7 @@ class Kept:
     image: Image
     labels: Labels
     edited_only: bool
-    step: tuple[int, ...]
+    steps: Steps
     digest: str
 
 
@@ -51,14 +56,14 @@ class SampleKeeper(QObject):
         self._timer.setInterval(AUTOSAVE_MS)
         self._timer.timeout.connect(self.save)
 
-    def keep(self, image: Image, labels: Labels, step: tuple[int, ...], *, edited_only: bool) -> str:
+    def keep(self, image: Image, labels: Labels, steps: Steps, *, edited_only: bool) -> str:
         """Write one sample now, in the place of its earlier state; its name."""
-        key = (image, labels, _place(labels, step), edited_only)
+        key = (image, labels, _place(labels, steps[1]), edited_only)
         before = self._kept.get(key)
-        content = _content(image, labels, step, edited_only=edited_only)
+        content = _content(image, labels, steps, edited_only=edited_only)
         with protected(image.source.path):
             name = self.project.add(image.name, **content, replace=before.name if before else None)
-        self._kept[key] = Kept(name, image, labels, edited_only, step, digest(labels.data))
+        self._kept[key] = Kept(name, image, labels, edited_only, steps, digest(labels.data))
         if before is None:
             for event in (labels.events.data, labels.events.paint, labels.events.labels_update):
                 event.connect(self._edited)
@@ -78,7 +83,7 @@ class SampleKeeper(QObject):
                 continue
             kept.digest = now
             try:
-                content = _content(kept.image, kept.labels, kept.step, edited_only=kept.edited_only)
+                content = _content(kept.image, kept.labels, kept.steps, edited_only=kept.edited_only)
             except UserError as error:
                 self.failed.emit(str(error))
                 continue
@@ -110,29 +115,30 @@ def _place(labels: Labels, step: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(step[-labels.ndim : -2]) if labels.ndim > 2 else ()
 
 
-def _content(image: Image, labels: Labels, step: tuple[int, ...], *, edited_only: bool) -> dict[str, Any]:
+def _content(image: Image, labels: Labels, steps: Steps, *, edited_only: bool) -> dict[str, Any]:
     return {
-        "image": plane_of_image(image, labels, step),
-        "labels": plane_of_labels(labels, step),
+        "image": plane_of_image(image, labels, steps[0]),
+        "labels": plane_of_labels(labels, steps[1]),
         "only": edited_pixels(labels) if edited_only else None,
     }
 
 
 def plane_of_labels(labels: Labels, step: tuple[int, ...]) -> NDArray[Any]:
     """The (H, W) labels, or the plane of them that is shown."""
-    truth = np.asarray(labels.data)
-    return truth if truth.ndim == 2 else truth[tuple(step[-truth.ndim : -2])]
+    shape = labels.data.shape
+    shown = tuple(int(np.clip(s, 0, n - 1)) for s, n in zip(step[:-2], shape[:-2], strict=True))
+    return np.asarray(labels.data[shown])
 
 
 def plane_of_image(image: Image, labels: Labels, step: tuple[int, ...]) -> NDArray[Any]:
     """The 2D image that the labels belong to: the plane they were made from, or the one that is shown."""
     data = image.data[0] if image.multiscale else image.data
     mark = labels.metadata.get(KEY)
-    if isinstance(mark, dict) and mark.get("image") == image.name and "index" in mark:
+    made_here = isinstance(mark, dict) and mark.get("image_id") == str(image.unique_id)
+    if made_here and labels.data.ndim == 2 and "index" in mark:
         return np.asarray(data[tuple(slice(None) if i is None else int(i) for i in mark["index"])])
-    extra = data.ndim - 2 - bool(image.rgb)
-    shown = step[-(extra + 2) :][:extra] if extra else ()
-    return np.asarray(data[tuple(int(i) for i in shown)])
+    channel = mark["settings"].get("channel") if made_here else None
+    return np.asarray(take_plane(data, rgb=image.rgb, step=step, channel=channel).image)
 
 
 def edited_pixels(labels: Labels) -> NDArray[np.bool_]:
@@ -143,7 +149,7 @@ def edited_pixels(labels: Labels) -> NDArray[np.bool_]:
     UserError
         If nobody knows what the network drew.
     """
-    remembered = labels.metadata.get(RAW)
+    remembered = remembered_of(labels)
     if remembered is None:
         raise UserError("only labels that Segment made can tell what was edited: keep the whole frame")
     session = remembered.session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Remembered:
     sources : raw detections behind ids 1…N.
     settings : post-processing that made them.
     session : what tuning and review did since; made when Tune first looks at the layer.
+    owner : the layer's own id: a copy of a layer that napari makes shares its metadata, but not its edits.
     """
 
     raw: RawInstances
@@ -36,6 +37,7 @@ class Remembered:
     sources: NDArray[np.int64]
     settings: PostprocessSettings
     session: TuneSession | None = None
+    owner: str = ""
 
 
 def digest(labels: Any) -> str:
@@ -46,15 +48,33 @@ def digest(labels: Any) -> str:
     return hashed.hexdigest()
 
 
-def sign(labels: Any, image_name: str, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of a layer that we made."""
-    return {KEY: {**provenance, "image": image_name, "digest": digest(labels)}}
+def sign(layer: Any, image: Any, provenance: dict[str, Any]) -> None:
+    """Mark a labels layer as one that we made from an image layer."""
+    told = {"image": image.name, "image_id": str(image.unique_id), "owner": str(layer.unique_id)}
+    layer.metadata = {**layer.metadata, KEY: {**provenance, **told, "digest": digest(layer.data)}}
 
 
-def is_ours(layer: Any, image_name: str) -> bool:
-    """Whether we made this layer from the image of that name."""
+def remember(layer: Any, remembered: Remembered) -> None:
+    """Keep what tuning needs with a labels layer."""
+    remembered.owner = str(layer.unique_id)
+    layer.metadata = {**layer.metadata, RAW: remembered}
+
+
+def remembered_of(layer: Any) -> Remembered | None:
+    """What was kept with a labels layer; a copy of a layer gets its own, and sees all edits as a person's."""
+    found = layer.metadata.get(RAW)
+    if found is not None and found.owner != str(layer.unique_id):
+        remember(layer, replace(found, session=None))
+        found = layer.metadata[RAW]
+    return found
+
+
+def is_ours(layer: Any, image: Any) -> bool:
+    """Whether we made this very layer from this very image layer, whatever they are called by now."""
     mark = layer.metadata.get(KEY)
-    return isinstance(mark, dict) and mark.get("image") == image_name
+    if not isinstance(mark, dict):
+        return False
+    return (mark.get("image_id"), mark.get("owner")) == (str(image.unique_id), str(layer.unique_id))
 
 
 def is_edited(layer: Any) -> bool:

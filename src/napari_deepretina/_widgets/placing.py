@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.planes import channel_axis
+
 
 def placement(layer: Any, axes: Sequence[int], start: Sequence[int] | None = None) -> dict[str, Any]:
     """Keyword arguments that lay a layer over some axes of another one.
@@ -33,6 +36,36 @@ def placement(layer: Any, axes: Sequence[int], start: Sequence[int] | None = Non
         "units": [layer.units[a] for a in pick],
         "axis_labels": [layer.axis_labels[a] for a in pick],
     }
+
+
+def step_of(viewer: Any, layer: Any) -> tuple[int, ...]:
+    """The viewer's position, on the layer's own axes, in its pixels."""
+    world = np.asarray(viewer.dims.point)[-layer.ndim :]
+    return tuple(round(v) for v in np.asarray(layer.world_to_data(world)))
+
+
+def check_shown(viewer: Any, layer: Any, shape: Sequence[int]) -> None:
+    """UserError if the viewer shows anything else than rows and columns of an image layer's planes.
+
+    Parameters
+    ----------
+    shape : of the layer's data.
+    """
+    axis = channel_axis(shape, rgb=layer.rgb)
+    if axis == len(shape) - 1 and not layer.rgb:  # napari itself shows the channels as columns
+        return
+    if viewer.dims.ndisplay == 3:
+        if layer.ndim > 2:
+            raise UserError("in 3D no single plane is shown: switch to 2D, or choose planes: all")
+        return
+    first = viewer.dims.ndim - layer.ndim
+    shown = [a - first for a in viewer.dims.displayed]
+    if sorted(shown) != [layer.ndim - 2, layer.ndim - 1]:
+        names = " and ".join(str(viewer.dims.axis_labels[a]) for a in viewer.dims.displayed)
+        raise UserError(
+            f"the viewer shows axes {names}, but nuclei are looked for in planes of the last two axes: roll "
+            "the dimensions back (the roll button below the layer list)"
+        )
 
 
 def bright_colours(count: int = 60) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QMessageBox, QWidget
 
-from napari_deepretina._widgets.own_labels import RAW, Remembered, is_edited, is_ours, sign
+from napari_deepretina._widgets.own_labels import Remembered, is_edited, is_ours, remember, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.so_far import SoFar
 from napari_deepretina.inference.planes import Plane, Stack
@@ -93,7 +93,7 @@ def own_layer(viewer: napari.viewer.Viewer, image: Image, *, stack: bool) -> Lab
     ours = [
         layer
         for layer in viewer.layers
-        if isinstance(layer, Labels) and is_ours(layer, image.name) and (layer.ndim > 2) == stack
+        if isinstance(layer, Labels) and is_ours(layer, image) and (layer.ndim > 2) == stack
     ]
     return ours[-1] if ours else None
 
@@ -104,10 +104,10 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     told = result.provenance()
     details = told | run.asked | {"settings": told.get("settings", {}) | run.asked["settings"]}
     features = {k: np.concatenate([_nothing(v), v]) for k, v in result.features().items()}
-    metadata = sign(labels, run.image_name, details)
+    kept: Remembered | None = None
     if hasattr(result, "prediction"):
         chosen = {k: getattr(result.settings, k) for k in PostprocessSettings.model_fields}
-        metadata[RAW] = Remembered(
+        kept = Remembered(
             result.prediction.raw, labels.copy(), result.instances.sources, PostprocessSettings(**chosen)
         )
         labels = labels.copy()
@@ -121,20 +121,26 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     if target is not None and usable:
         target.data = labels
         target.features = features
-        target.metadata = {**target.metadata, **metadata}
+        _mark(target, run, details, kept)
         return target
     layer = Labels(
         labels,
         name=f"{run.image_name} nuclei",
         features=features,
-        metadata=metadata,
         colormap=bright_colours(),
         opacity=1.0,
         **run.placed,
     )
     layer.contour = 2
+    _mark(layer, run, details, kept)
     viewer.add_layer(layer)
     return layer
+
+
+def _mark(layer: Labels, run: Run, details: dict[str, Any], kept: Remembered | None) -> None:
+    sign(layer, run.image_layer, details)
+    if kept is not None:
+        remember(layer, kept)
 
 
 def ask_about_edits(parent: QWidget, name: str) -> Answer:

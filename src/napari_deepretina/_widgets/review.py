@@ -237,7 +237,9 @@ class ReviewPanel(QWidget):
 
     def _image_of(self, mark: dict[str, Any]) -> np.ndarray:
         """The plane that the labels were made from."""
-        layers = [x for x in self._viewer.layers if isinstance(x, Image) and x.name == mark["image"]]
+        images = [x for x in self._viewer.layers if isinstance(x, Image)]
+        layers = [x for x in images if str(x.unique_id) == mark["image_id"]]
+        layers = layers or [x for x in images if x.name == mark["image"]]
         if not layers:
             raise UserError(f"the image {mark['image']!r} is not open any more")
         data = layers[0].data[0] if layers[0].multiscale else layers[0].data
@@ -276,11 +278,17 @@ class ReviewPanel(QWidget):
         layer, _ = self._both()
         found = [x for x in self._viewer.layers if isinstance(x, Shapes) and x.name == TOOLS]
         if found:
+            if found[0].metadata.get(TOOLS) != str(layer.unique_id):  # it lay over other labels
+                found[0].data = []
+                for name, value in placement(layer, (0, 1)).items():
+                    setattr(found[0], name, value)
+                found[0].metadata = {TOOLS: str(layer.unique_id)}
             return found[0]
         tools = Shapes(
             ndim=2, name=TOOLS, edge_color="yellow", face_color="transparent", **placement(layer, (0, 1))
         )
         tools.edge_width = 1
+        tools.metadata = {TOOLS: str(layer.unique_id)}
         self._viewer.add_layer(tools)
         return tools
 

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Any
 
 import napari.viewer
-import numpy as np
-from magicgui.widgets import ComboBox, FloatSlider, FloatSpinBox, PushButton
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox, PushButton
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent
@@ -23,6 +22,7 @@ from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.folder_box import FolderBox
 from napari_deepretina._widgets.jobs import ModelCache, segment_job, stack_job
 from napari_deepretina._widgets.own_labels import is_edited
+from napari_deepretina._widgets.placing import check_shown, step_of
 from napari_deepretina._widgets.result_layers import Run, ask_about_edits, asked_of, own_layer, run_of, show
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.stack_box import StackBox
@@ -31,8 +31,9 @@ from napari_deepretina.inference.planes import channel_choices, take_plane, take
 from napari_deepretina.model.weights import DEFAULT, available
 from napari_deepretina.postprocess import PostprocessSettings
 
-COUNTS = (" tiles", " planes", " empty", " done before")
-"""Ends of notes that warn of nothing."""
+TROUBLE = ("ran out of memory", "took over", "removed meanwhile")
+"""Words of notes that are warnings; the others tell what was done."""
+AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
 
@@ -77,6 +78,14 @@ class SegmentWidget(QWidget):
         self.diameter.tooltip = (
             "Expected nucleus diameter in pixels. 0 keeps the image's scale, but enlarges small images."
         )
+        self.intensity = ComboBox(label="intensities", choices=[AUTOMATIC, AS_SHOWN, PLAIN])
+        self.intensity.tooltip = (
+            "Which values are looked at. Automatic leaves empty parts, no-data values and glare out, and "
+            "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
+            "the layer's contrast limits."
+        )
+        self.invert = CheckBox(text="dark and bright change places", value=False)
+        self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are."
         self.result = ComboBox(label="result", choices=[UPDATE, NEW])
         controls = {
             "image": self.image,
@@ -87,12 +96,14 @@ class SegmentWidget(QWidget):
             "views": self.views,
             "score": self.score,
             "diameter": self.diameter,
+            "intensity": self.intensity,
+            "invert": self.invert,
             "result": self.result,
         }
         form = QFormLayout()
         for name, control in controls.items():
             control.native.setObjectName(name)
-            form.addRow(control.label, control.native)
+            form.addRow("" if isinstance(control, CheckBox) else control.label, control.native)
         self.diameter.native.setSpecialValueText("automatic")
         self.stack = StackBox()
         self.image.changed.connect(self._refresh_channels)
@@ -198,11 +209,12 @@ class SegmentWidget(QWidget):
                 return
             target = None if answer == "new" else target
         channel = self._chosen_channel()
-        data, step = _full_data(layer), _step_of(self._viewer, layer)
+        data, step = _full_data(layer), step_of(self._viewer, layer)
         values = self.settings()
         job: Any = segment_job
         try:
             if asked is None:
+                check_shown(self._viewer, layer, data.shape)
                 taken: Any = take_plane(data, rgb=layer.rgb, step=step, channel=channel)
                 given = taken.image
             else:
@@ -236,7 +248,16 @@ class SegmentWidget(QWidget):
             "tta": self.views.value,
             "score": round(float(self.score.value), 4),
             "diameter": float(self.diameter.value) or None,
+            "intensity": self._asked_intensity(),
+            "invert": bool(self.invert.value),
         }
+
+    def _asked_intensity(self) -> str:
+        layer = self._chosen_layer()
+        if self.intensity.value == AS_SHOWN and layer is not None and not layer.rgb:
+            low, high = layer.contrast_limits
+            return f"{float(low)!r}:{float(high)!r}" if high > low else "auto"
+        return "plain" if self.intensity.value == PLAIN else "auto"
 
     def use_defaults(self, values: dict[str, Any]) -> None:
         """Take post-processing settings for all runs to come; the form shows those that it has."""
@@ -256,7 +277,7 @@ class SegmentWidget(QWidget):
         message = f"{result.count} nuclei in {seconds:.1f} s on {device} → {layer.name}"
         if run.image_layer not in self._viewer.layers:
             notes.append(f"The image {run.image_name!r} was removed meanwhile; its labels are kept.")
-        odd = [n for n in notes if not n.endswith(COUNTS)]
+        odd = [n for n in notes if any(word in n for word in TROUBLE)]
         self._say(". ".join([message, *notes]), show_warning if odd else show_info)
 
     def _say(self, message: str, notify: Any) -> None:
@@ -272,12 +293,6 @@ class SegmentWidget(QWidget):
 
 def _full_data(layer: Image) -> Any:
     return layer.data[0] if layer.multiscale else layer.data
-
-
-def _step_of(viewer: Any, layer: Image) -> tuple[int, ...]:
-    """The viewer's position, for the layer's own axes, in its pixels."""
-    world = np.asarray(viewer.dims.point)[-layer.ndim :]
-    return tuple(round(v) for v in np.asarray(layer.world_to_data(world)))
 
 
 def _device_choices() -> list[str]:

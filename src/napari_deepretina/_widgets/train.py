@@ -29,7 +29,7 @@ from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
 from napari_deepretina._widgets.layer_samples import SampleKeeper
 from napari_deepretina._widgets.own_labels import KEY
-from napari_deepretina._widgets.placing import bright_colours
+from napari_deepretina._widgets.placing import bright_colours, step_of
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
@@ -178,8 +178,8 @@ class TrainWidget(QWidget):
         image, labels = self._layer(self.image.value, Image), self._layer(self.labels.value, Labels)
         if image is None or labels is None:
             raise UserError("choose an image layer and a labels layer first")
-        step = tuple(self._viewer.dims.current_step)
-        name = self._keeper.keep(image, labels, step, edited_only=self.part.value == EDITED)
+        steps = step_of(self._viewer, image), step_of(self._viewer, labels)
+        name = self._keeper.keep(image, labels, steps, edited_only=self.part.value == EDITED)
         self.add_data(str(self.project.folder))
         count = len(self.project.samples())
         self._say(f"Kept as {name}; {count} samples in the project. Further strokes are kept by themselves.")

@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets import presets
-from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered, digest
+from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered, digest, remembered_of
 from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.segment import SegmentWidget
@@ -179,7 +179,7 @@ class TuneWidget(QWidget):
         return layers[0] if layers and RAW in layers[0].metadata else None
 
     def _session(self, layer: Labels) -> TuneSession:
-        remembered: Remembered = layer.metadata[RAW]
+        remembered = _remembered(layer)
         if remembered.session is None:
             remembered.session = TuneSession(remembered.raw, remembered.labels, remembered.sources)
             remembered.session.retune(self._begun_with(layer), remembered.labels)
@@ -195,7 +195,7 @@ class TuneWidget(QWidget):
         """The sliders' values; all views are told as 0, so that presets suit any number of them."""
         values = {name: control.value for name, control in self.controls.items()}
         layer = self._layer()
-        views = layer.metadata[RAW].raw.view_count if layer is not None else 1
+        views = _remembered(layer).raw.view_count if layer is not None else 1
         usual = PostprocessSettings(method=values["method"]).votes_of(min(values["views"], views))
         if views == 1 or values["votes"] == usual:
             values["votes"] = 0
@@ -207,7 +207,7 @@ class TuneWidget(QWidget):
     def _show(self, settings: PostprocessSettings) -> None:
         """Set the sliders without acting on it."""
         layer = self._layer()
-        views = layer.metadata[RAW].raw.view_count if layer is not None else 1
+        views = _remembered(layer).raw.view_count if layer is not None else 1
         self._busy = True
         try:
             self._max_lost = settings.max_lost
@@ -274,7 +274,7 @@ class TuneWidget(QWidget):
     def reset(self) -> None:
         """Sliders back to where Segment had them; edits stay."""
         layer = self._chosen()
-        remembered: Remembered = layer.metadata[RAW]
+        remembered = _remembered(layer)
         self._show(remembered.settings)
         self.retune()
 
@@ -309,7 +309,7 @@ class TuneWidget(QWidget):
         if layer is None or truth is None or truth.shape != layer.data.shape:
             self.box.say("Choose a truth layer of the same size first: labels known to be right.", show_error)
             return
-        raw = layer.metadata[RAW].raw
+        raw = _remembered(layer).raw
         grid = GRID | (VIEWS_GRID if raw.view_count > 1 else {})
         self.box.start(
             "Find best", _sweep_job, Postprocessor(raw), truth, self.settings(), grid, done=self._on_best
@@ -390,3 +390,10 @@ def _sweep_job(
         except StopIteration as end:
             return _Best(*end.value)
         yield Progress(done, "trying settings")
+
+
+def _remembered(layer: Labels) -> Remembered:
+    """What tuning needs of a layer; those in the list have it."""
+    found = remembered_of(layer)
+    assert found is not None
+    return found

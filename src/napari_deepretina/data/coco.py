@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.files import parse_json, stem
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
 
@@ -23,17 +24,18 @@ class CocoFile:
     Attributes
     ----------
     path : of the file; a list of results needs the file with its images, `like`.
-    shapes : (height, width) of each image, by file name.
+    shapes : (height, width) of each image, by name: its file name, with its id where several share that.
+    file_names : by name.
     categories : id → name, in order of the ids.
     """
 
     def __init__(self, path: Path, like: Path | None = None) -> None:
         self.path = path
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = parse_json(path.read_bytes())
             if isinstance(content, list) and like is not None:  # results: images are those of the truth
-                content = {**json.loads(like.read_text("utf-8")), "annotations": content}
-            images = {i["id"]: _image(i) for i in content["images"]}
+                content = {**parse_json(like.read_bytes()), "annotations": content}
+            images, self.file_names = _named_apart({i["id"]: _image(i) for i in content["images"]})
             annotations = list(content["annotations"])
             told = content.get("categories") or [{"id": 1, "name": "nucleus"}]
             self.categories = {int(c["id"]): str(c["name"]) for c in sorted(told, key=lambda c: c["id"])}
@@ -86,6 +88,20 @@ def read_coco(path: Path, like: Path | None = None) -> dict[str, Instances]:
     """
     file = CocoFile(path, like)
     return {name: file.objects(name) for name in file.shapes}
+
+
+def _named_apart(
+    images: dict[Any, tuple[str, tuple[int, int]]],
+) -> tuple[dict[Any, tuple[str, tuple[int, int]]], dict[str, str]]:
+    """Images by id with names that differ, also without folders and suffix, and the file name of each."""
+    times = Counter(stem(name) for name, _ in images.values())
+    named, files = {}, {}
+    for number, (name, shape) in images.items():
+        path = PurePosixPath(name)
+        own = name if times[stem(name)] == 1 else f"{path.with_suffix('')}_{number}{path.suffix}"
+        named[number] = own, shape
+        files[own] = name
+    return named, files
 
 
 def _image(entry: dict[str, Any]) -> tuple[str, tuple[int, int]]:

@@ -29,7 +29,7 @@ class CocoDataset:
         self._file = CocoFile(path)
         self.class_names: Sequence[str] = tuple(self._file.categories.values())
         self._class_of = {number: k for k, number in enumerate(self._file.categories, start=1)}
-        self._images = {stem(name): _find(path, name) for name in self._file.shapes}
+        self._images = {stem(name): _find(path, file) for name, file in self._file.file_names.items()}
         self._file_names = {stem(name): name for name in self._file.shapes}
         self.names: Sequence[str] = sorted(self._images)
 

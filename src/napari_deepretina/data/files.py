@@ -1,11 +1,14 @@
-"""Folders and zip archives seen alike, and image files of every usual kind."""
+"""Folders and zip archives seen alike, JSON, and image files of every usual kind."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -13,10 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import files_below
+from napari_deepretina.files import Identity, files_below, identities
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".bmp", ".gif")
+MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif")
+"""Files of microscopes' own programs, read through bioio; see `napari_deepretina.data.microscopes`."""
+MOST_PIXELS = 4_000_000_000
+"""Everyday images that declare more are not decoded."""
 _HIDDEN = ("__MACOSX", ".")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def input_files(path: Path, *, apart_from: Path | None = None) -> Iterator[Path]:
@@ -57,15 +65,20 @@ class Folder:
     def names(self) -> Sequence[str]:
         """All file names, sorted; hidden ones left out."""
         found = []
-        for root, folders, files in os.walk(self.path):
-            folders[:] = [f for f in folders if not f.startswith(_HIDDEN)]
+        walked: set[Identity] = set()
+        for root, folders, files in os.walk(self.path, followlinks=True):
+            here = identities(Path(root, "."))
+            if here & walked:  # a link to where we were
+                folders[:], files[:] = [], []
+            walked |= here
+            folders[:] = [f for f in folders if not f.startswith(_HIDDEN) and not f.endswith(".zarr")]
             inside = Path(root).relative_to(self.path)
             found += [(inside / f).as_posix() for f in files if not f.startswith(_HIDDEN)]
         return sorted(found)
 
     def read(self, name: str) -> bytes:
-        """Content of one file."""
-        return (self.path / name).read_bytes()
+        """Content of one file; UserError if it cannot be read."""
+        return read_bytes(self.path / name)
 
 
 class Archive:
@@ -74,35 +87,46 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self._entries: dict[str, str] | None = None
         self._zip()
 
     def _zip(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 self._opened = (os.getpid(), zipfile.ZipFile(self.path))
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
                 raise UserError(f"{self.path} is not a readable zip archive: {error}") from None
         return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}
+        return {"path": self.path, "_opened": None, "_entries": None}
 
     def names(self) -> Sequence[str]:
-        """All file names, sorted; hidden ones left out."""
-        return sorted(
-            n
-            for n in self._zip().namelist()
-            if not n.endswith("/") and not any(p.startswith(_HIDDEN) for p in n.split("/"))
-        )
+        """All file names, sorted; hidden ones left out. Backslashes of other systems count as slashes."""
+        if self._entries is None:
+            entries = {n.replace("\\", "/"): n for n in self._zip().namelist()}
+            self._entries = {
+                n: entry
+                for n, entry in entries.items()
+                if not n.endswith("/") and not any(p.startswith(_HIDDEN) for p in n.split("/"))
+            }
+        return sorted(self._entries)
 
     def read(self, name: str) -> bytes:
-        """Content of one file."""
-        return self._zip().read(name)
+        """Content of one file; UserError if it is encrypted, damaged, or packed in an unknown way."""
+        self.names()
+        entry = (self._entries or {}).get(name, name)
+        try:
+            return self._zip().read(entry)
+        except Exception as error:
+            # zipfile raises all sorts of types; the reason is passed on.
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{self.path}/{name} cannot be read: {reason}") from None
 
 
 def open_tree(path: str | Path) -> Tree:
     """A folder or zip as a Tree; UserError if it is neither."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         return Folder(path)
     if path.is_file() and zipfile.is_zipfile(path):
@@ -114,7 +138,7 @@ def open_tree(path: str | Path) -> Tree:
 
 def is_image(name: str) -> bool:
     """Whether a file name has the suffix of an image that we read."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES + MICROSCOPE_SUFFIXES
 
 
 def stem(name: str) -> str:
@@ -136,7 +160,8 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
 
     Returns
     -------
-    (H, W), (H, W, 3) or (H, W, 4) for everyday formats, with 16-bit depth kept; TIFF as stored.
+    (H, W) or (H, W, 3) for everyday formats, with 16-bit depth kept and alpha left out; TIFF as stored, but
+    colours that are stored otherwise, as in palettes, CMYK or CIELAB, made into RGB.
 
     Raises
     ------
@@ -153,10 +178,11 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
         if suffix in (".tif", ".tiff"):
             import tifffile
 
-            pixels = np.asarray(tifffile.imread(io.BytesIO(content)))
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                pixels = file.series[0].asarray() if needs_pillow(file) is None else pillow_pages(content)
             if not pixels.size:
                 raise ValueError("it holds no pages")
-            return pixels
+            return np.asarray(pixels)
         return _decode_everyday(content, suffix)
     except Exception as error:
         # Decoders raise all sorts of types on broken files; the reason is passed on.
@@ -169,22 +195,102 @@ def _decode_everyday(content: bytes, suffix: str) -> NDArray[Any]:
     if deep_colour:  # Pillow would cut these to 8 bits
         import imagecodecs
 
-        return np.asarray(imagecodecs.png_decode(content))
+        pixels = np.asarray(imagecodecs.png_decode(content))
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        return pixels if channels in (1, 3) else pixels[..., 0] if channels == 2 else pixels[..., :3]
+    with opened_with_pillow(content) as picture:
+        return as_grey_or_rgb(picture)
+
+
+@contextmanager
+def opened_with_pillow(content: bytes) -> Iterator[Any]:
+    """An everyday image, open, however large it is up to `MOST_PIXELS`."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as picture:
-        if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
-            return np.asarray(picture.convert("RGB"))
-        if picture.mode in ("LA", "PA"):
-            return np.asarray(picture.convert("L"))
-        return np.asarray(picture)
+    with _ONE_AT_A_TIME:  # the limit is Pillow's own, for all threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(io.BytesIO(content))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with picture:
+        if picture.width * picture.height > MOST_PIXELS:
+            raise UserError(f"it declares {picture.width} × {picture.height} pixels, which is too much")
+        yield picture
+
+
+def as_grey_or_rgb(picture: Any) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) of a Pillow image, colours as its mode means them, alpha left out."""
+    if picture.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return np.asarray(ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB"))
+    if picture.mode in ("P", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa", "PA"):
+        pixels = np.asarray(picture.convert("RGB"))
+        grey = picture.mode in ("P", "PA") and bool((pixels == pixels[..., :1]).all())
+        return pixels[..., 0] if grey else pixels
+    if picture.mode in ("LA", "La"):
+        return np.asarray(picture.convert("L"))
+    return np.asarray(picture)
+
+
+def needs_pillow(file: Any) -> str | None:
+    """Colours of a TIFF file that tifffile leaves as stored, by name; None if they are RGB or grey."""
+    page = file.pages.first
+    photometric = getattr(page.photometric, "name", "")
+    if photometric == "PALETTE" and page.bitspersample <= 8:
+        return "PALETTE"
+    if photometric in ("CIELAB", "ICCLAB") and page.bitspersample == 8:
+        return str(photometric)
+    if photometric == "SEPARATED" and page.bitspersample == 8 and page.samplesperpixel == 4:
+        return "CMYK"
+    if photometric == "YCBCR" and getattr(page.compression, "name", "") not in ("JPEG", "OJPEG"):
+        return "YCBCR"
+    return None
+
+
+def pillow_pages(content: bytes) -> NDArray[Any]:
+    """(H, W[, 3]), or (pages, H, W[, 3]) where a TIFF file has several of the same size."""
+    from PIL import ImageSequence
+
+    with opened_with_pillow(content) as picture:
+        pages = [as_grey_or_rgb(p) for p in ImageSequence.Iterator(picture)]
+    same = [p for p in pages if p.shape == pages[0].shape]
+    return pages[0] if len(same) == 1 else np.stack(same)
+
+
+def decode_labels(content: bytes, name: str) -> NDArray[Any]:
+    """As `decode_image`, for label images: the numbers of a palette's colours are the ids."""
+    if PurePosixPath(name).suffix.lower() in (".png", ".gif", ".bmp", ".tif", ".tiff"):
+        try:
+            with opened_with_pillow(content) as picture:
+                if picture.mode == "P":
+                    return np.asarray(picture)
+        except Exception:
+            # What it is instead, or what is wrong with it, the ordinary way tells.
+            return decode_image(content, name)
+    return decode_image(content, name)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file; UserError if the system refuses it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON with or without a byte-order mark; ValueError if it is none."""
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_image(path: str | Path) -> NDArray[Any]:
     """Decode an image file on disk; see `decode_image`."""
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    return decode_image(content, str(path))
+    return decode_image(read_bytes(path), str(path))

@@ -9,7 +9,7 @@ from napari_deepretina.errors import UserError
 
 
 class JoinedDataset:
-    """One data set after the other; names must be unique over all of them.
+    """One data set after the other; a name that an earlier one has gets the number of its set.
 
     Attributes
     ----------
@@ -31,10 +31,7 @@ class JoinedDataset:
             )
         self.class_names = names[0] if names else ("nucleus",)
         self._places = [(part, i) for part in parts for i in range(len(part))]
-        self.names: Sequence[str] = [part.names[i] for part, i in self._places]
-        if len(set(self.names)) < len(self.names):
-            twice = next(n for n in self.names if list(self.names).count(n) > 1)
-            raise UserError(f"two of the data sets hold an image named {twice!r}; rename one")
+        self.names: Sequence[str] = _named_apart(parts)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -42,3 +39,16 @@ class JoinedDataset:
     def __getitem__(self, index: int) -> Sample:
         part, place = self._places[index]
         return part[place]
+
+
+def _named_apart(parts: Sequence[Dataset]) -> list[str]:
+    names: list[str] = []
+    taken: set[str] = set()
+    for number, part in enumerate(parts, start=1):
+        for name in part.names:
+            own = name
+            while own in taken:
+                own = f"{own}@{number}"
+            taken.add(own)
+            names.append(own)
+    return names

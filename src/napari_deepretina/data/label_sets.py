@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from napari_deepretina.data.coco import read_coco
-from napari_deepretina.data.files import decode_image, is_image, open_tree, stem
+from napari_deepretina.data.files import decode_labels, is_image, open_tree, stem
 from napari_deepretina.data.kaggle import KaggleDataset
 from napari_deepretina.data.open import is_kaggle
+from napari_deepretina.data.ours import RESULT
 from napari_deepretina.data.pairs import LABEL_FOLDERS
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv
 from napari_deepretina.data.sample import checked_sample
@@ -60,12 +61,13 @@ def open_label_set(path: str | Path, like: str | Path | None = None) -> LabelSet
         return LabelSet(kaggle.names, lambda name, _: kaggle[where[name]].labels)
     chosen = [n for n in names if "/" in n and n.split("/")[-2].lower() in LABEL_FOLDERS]
     chosen = chosen or [n for n in names if "/" not in n and not n.endswith("_overlay.png")]
-    files = {stem(n): n for n in chosen}
+    ours = [n for n in chosen if n.endswith(f"{RESULT}.tif")]  # results beside their images
+    files = {stem(n).removesuffix(RESULT if ours else ""): n for n in ours or chosen}
     if not files:
         raise UserError(f"{path} holds no label images")
 
     def read(name: str, _: Shape | None) -> LabelImage:
-        labels = decode_image(tree.read(files[name]), files[name])
+        labels = decode_labels(tree.read(files[name]), files[name])
         return checked_sample(name, labels, labels).labels
 
     return LabelSet(sorted(files), read)

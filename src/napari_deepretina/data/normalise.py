@@ -25,7 +25,7 @@ def normalise(image: NDArray[Any], reading: Reading | None = None) -> NDArray[np
 
     Parameters
     ----------
-    image : (H, W) grey, or (H, W, C) with up to eight channels (alpha is dropped); any real dtype or bool.
+    image : (H, W) grey, or (H, W, C) with up to four channels (alpha is dropped); any real dtype or bool.
     reading : how its values are mapped; by default the first that `readings` offers.
 
     Returns

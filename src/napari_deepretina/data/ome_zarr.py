@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from napari_deepretina.data.picture import Picture
+from napari_deepretina.data.files import parse_json
+from napari_deepretina.data.picture import MICROMETRES, Picture
 from napari_deepretina.errors import UserError
 
 
@@ -15,8 +15,12 @@ def is_ome_zarr(path: Path) -> bool:
     return path.is_dir() and bool(_multiscales(path))
 
 
-def open_ome_zarr(path: Path) -> Picture:
+def open_ome_zarr(path: Path, given: str = "") -> Picture:
     """The image at full resolution as an array of dask, axes of one position left out.
+
+    Parameters
+    ----------
+    given : a letter for each axis, for an image that is called otherwise than the file tells.
 
     Raises
     ------
@@ -37,14 +41,26 @@ def open_ome_zarr(path: Path) -> Picture:
         raise UserError(f"{path} has axes {axes} and shape {level.shape}; an image ends with y and x")
     many = [i for i, extent in enumerate(level.shape) if extent > 1 or i >= level.ndim - 2]
     image = level[tuple(slice(None) if i in many else 0 for i in range(level.ndim))]
-    return Picture(image, "".join(str(axes[i])[0].upper() for i in many))
+    told_axes = "".join(str(axes[i])[0].upper() for i in many)
+    return Picture(image, given or told_axes, _pixel_size(told[0], axes))
+
+
+def _pixel_size(multiscale: dict[str, Any], axes: list[str]) -> tuple[float, float] | None:
+    """Height and width of a pixel in µm, if the file tells them."""
+    try:
+        scales = [t["scale"] for t in multiscale["datasets"][0]["coordinateTransformations"] if "scale" in t]
+        units = {a["name"]: a.get("unit") for a in multiscale["axes"]}
+        y, x = (float(scales[0][axes.index(a)]) * MICROMETRES[units[a]] for a in "yx")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return None
+    return y, x
 
 
 def _multiscales(path: Path) -> list[dict[str, Any]]:
     """What the folder's metadata say of its images, in either version of the format."""
     for name in ("zarr.json", ".zattrs"):
         try:
-            content = json.loads((path / name).read_text("utf-8"))
+            content = parse_json((path / name).read_bytes())
         except (OSError, ValueError):
             continue
         attributes: Any = content.get("attributes", content) if isinstance(content, dict) else {}

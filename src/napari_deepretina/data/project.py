@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import remove, write_text, written_whole
@@ -34,7 +35,7 @@ class Project:
         if not path.exists():
             return {}
         try:
-            content: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["samples"]
+            content: dict[str, dict[str, Any]] = parse_json(path.read_bytes())["samples"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
         return content

@@ -44,6 +44,9 @@ SMALLEST, SMALLEST_BRIGHT = 0.0005, 0.02
 LEAST = 0.02
 """Share of an image that is its picture at least."""
 MOST_CHANNELS = 8
+"""A short axis of at most so many positions may hold channels."""
+TRIED_CHANNELS = 4
+"""Of more channels a person chooses."""
 _LEVELS = 64
 _SEEN = 256
 _SAMPLED = 4_000_000
@@ -115,8 +118,8 @@ def readings(image: Any) -> list[Reading]:
 
     Parameters
     ----------
-    image : (H, W) or (H, W, C), C up to `MOST_CHANNELS`, any real dtype; large ones, which need not be arrays
-        of numpy, are looked over on a grid.
+    image : (H, W) or (H, W, C), C up to `TRIED_CHANNELS`, any real dtype; large ones, which need not be
+        arrays of numpy, are looked over on a grid.
 
     Raises
     ------
@@ -408,6 +411,6 @@ def check_image(image: Any) -> tuple[int, int]:
         raise UserError(f"an image has (y, x) or (y, x, channel) axes, this one shape {image.shape}")
     if 0 in image.shape:
         raise UserError(f"the image is empty: its shape is {image.shape}")
-    if image.ndim == 3 and image.shape[2] > MOST_CHANNELS:
+    if image.ndim == 3 and image.shape[2] > TRIED_CHANNELS:
         raise UserError(f"the image has {image.shape[2]} channels; choose one of them")
     return int(image.shape[0]), int(image.shape[1])

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import LabelImage, fitting_int32
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,41 @@ class Subset:
 
 
 def checked_sample(name: str, image: NDArray[Any], labels: NDArray[Any]) -> Sample:
-    """A sample whose image and labels fit together, or a UserError that says what does not."""
-    if labels.ndim == 3:
-        raise UserError(f"labels of {name!r} have shape {labels.shape}; they need one channel")
+    """A sample whose image and labels fit together, or a UserError that says what does not.
+
+    Labels may have axes of one position, equal channels, or be whole numbers kept as floating-point ones. A
+    mask, where all objects have the same value 255 or True, is taken apart into its connected pieces; ids
+    that int32 cannot hold are renumbered.
+    """
+    labels = _one_plane(name, labels)
     if image.shape[:2] != labels.shape:
         raise UserError(f"image and labels of {name!r} differ in size: {image.shape[:2]} and {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
+    if labels.dtype.kind == "f":
+        if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
+            raise UserError(f"labels of {name!r} hold numbers that are not whole; they need integer ids")
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iub":
         raise UserError(f"labels of {name!r} have dtype {labels.dtype}; they need an integer one")
-    if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
-        raise UserError(f"labels of {name!r} hold ids outside 0…2³¹-1; renumber them")
-    return Sample(name, image, labels.astype(np.int32))
+    if is_mask(labels):
+        return Sample(name, image, ndimage.label(labels)[0].astype(np.int32))
+    try:
+        return Sample(name, image, fitting_int32(labels)[0].astype(np.int32))
+    except UserError as error:
+        raise UserError(f"labels of {name!r}: {error}") from None
+
+
+def is_mask(labels: NDArray[Any]) -> bool:
+    """Whether a label image tells objects from background only: 0 and 255, or False and True."""
+    if labels.dtype == bool:
+        return True
+    return bool(labels.size) and labels.max() == 255 and bool(((labels == 0) | (labels == 255)).all())
+
+
+def _one_plane(name: str, labels: NDArray[Any]) -> NDArray[Any]:
+    """(H, W) of labels with axes of one position, or with channels that hold the same."""
+    squeezed = labels.reshape([n for n in labels.shape if n > 1]) if labels.ndim > 2 else labels
+    if squeezed.ndim == 3 and squeezed.shape[2] in (3, 4) and (squeezed[..., :3] == squeezed[..., :1]).all():
+        squeezed = squeezed[..., 0]
+    if squeezed.ndim != 2:
+        raise UserError(f"labels of {name!r} have shape {labels.shape}; they need one channel")
+    return squeezed

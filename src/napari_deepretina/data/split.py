@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_deepretina.data.files import Tree
+from napari_deepretina.data.files import Tree, parse_json
 from napari_deepretina.errors import UserError
 
 
@@ -33,7 +32,7 @@ class Split:
 def read_split(path: str | Path) -> Split:
     """A JSON file with lists ``train`` and ``val``; UserError if it is anything else."""
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        content = parse_json(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable split file: {error}") from None
     return _checked(content, str(path))
@@ -45,7 +44,7 @@ def find_split(tree: Tree) -> Split | None:
     if inside:
         source = f"{tree.path}:{inside[0]}"
         try:
-            return _checked(json.loads(tree.read(inside[0])), source)
+            return _checked(parse_json(tree.read(inside[0])), source)
         except ValueError as error:
             raise UserError(f"{source} is not a readable split file: {error}") from None
     for beside in sorted(tree.path.parent.glob("*_split.json")):
@@ -56,8 +55,10 @@ def find_split(tree: Tree) -> Split | None:
 
 def random_split(names: Sequence[str], *, fraction: float = 0.1, seed: int = 0) -> Split:
     """Keep a share of the names for validation, at least one; the same seed, the same share."""
-    if len(names) < 2:
-        raise UserError(f"{len(names)} annotated images; training needs at least 2, one to validate on")
+    if not names:
+        raise UserError("there are no annotated images to train on")
+    if len(names) == 1:
+        return Split(tuple(names), tuple(names), "one image only: validated on the one that is trained on")
     order = np.random.default_rng(seed).permutation(len(names))
     count = max(1, round(fraction * len(names)))
     val = {names[i] for i in order[:count]}

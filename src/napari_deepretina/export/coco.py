@@ -38,15 +38,22 @@ def coco_content(
 
     Segmentations are uncompressed RLE (``counts`` as a list), exact to the pixel, or polygons around
     each piece, without holes. ``bbox`` is x, y, width, height of the mask, and ``score`` tells how sure
-    the network is. Image and annotation ids start at 1.
+    the network is; it is left out where that is not known (NaN). ``label`` is the object's id in the label
+    image; with a single image, the annotation's id is the same, with several they are counted through, for
+    COCO wants them unique. Image ids start at 1.
+
+    Parameters
+    ----------
+    images : (file name, its objects).
     """
+    chosen = list(images)
     content: dict[str, Any] = {
         "info": {"description": "nuclei found by napari-deepretina"},
         "images": [],
         "annotations": [],
         "categories": [{"id": i, "name": n} for i, n in enumerate(classes, start=1)],
     }
-    for image_id, (name, instances) in enumerate(images, start=1):
+    for image_id, (name, instances) in enumerate(chosen, start=1):
         height, width = instances.shape
         content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
         boxes = instances.tight_boxes().tolist()
@@ -57,17 +64,19 @@ def coco_content(
             if polygons:
                 corner = np.array([window[1].start, window[0].start])
                 shape = [(ring + corner).ravel().tolist() for ring in outlines(mask)]
+            label, score = int(instances.ids[index]), float(instances.scores[index])
             content["annotations"].append(
                 {
-                    "id": len(content["annotations"]) + 1,
+                    "id": label if len(chosen) == 1 else len(content["annotations"]) + 1,
+                    "label": label,
                     "image_id": image_id,
                     "category_id": int(instances.classes[index]),
                     "segmentation": shape,
                     "area": int(lengths.sum()),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
-                    "score": round(float(instances.scores[index]), 6),
                 }
+                | ({} if np.isnan(score) else {"score": round(score, 6)})
             )
     return content
 

@@ -13,7 +13,7 @@ from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.ours import MARK
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import LabelImage, fitting_int32
 
 STREAMED_FROM = 2**26
 """Images of more pixels are painted and written in bands, as a tiled BigTIFF or a Zarr."""
@@ -25,7 +25,6 @@ def write_labels(
     path: Path,
     *,
     pixel_size: tuple[float, float] | None = None,
-    unit: str = "µm",
     axes: str = "YX",
 ) -> None:
     """Write labels as int32 TIFF, 0 background, deflate-compressed.
@@ -33,18 +32,20 @@ def write_labels(
     Parameters
     ----------
     labels : (H, W), (…, H, W) of a stack, or the instances of an image, whose labels are painted in bands
-        if they are many: the whole of them is never in memory.
+        if they are many: the whole of them is never in memory. Ids that int32 cannot hold are renumbered.
     axes : a letter for each axis of `labels`.
-    pixel_size : height and width of a pixel in `unit`; given, the file is an OME-TIFF that tells it, as
-        Fiji, QuPath and napari-ome readers understand it.
+    pixel_size : height and width of a pixel in µm; given, the file is an OME-TIFF that tells it, also as
+        pixels a centimetre, which is where ImageJ looks for it.
     """
     import tifffile
 
     told: dict[str, Any] = {"photometric": "minisblack", "software": MARK}
     if pixel_size is not None:
-        size = {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
-        units = {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
+        height, width = pixel_size
+        size = {"PhysicalSizeY": height, "PhysicalSizeX": width}
+        units = dict.fromkeys(("PhysicalSizeYUnit", "PhysicalSizeXUnit"), "µm")
         told |= {"ome": True, "metadata": {"axes": axes, **size, **units}}
+        told |= {"resolution": (1e4 / width, 1e4 / height), "resolutionunit": "CENTIMETER"}
     elif axes != "YX":
         told |= {"metadata": {"axes": axes}}
     if isinstance(labels, Instances):
@@ -55,7 +56,7 @@ def write_labels(
             return
         labels = labels.to_labels()
     with written_whole(path) as part:
-        tifffile.imwrite(part, labels.astype(np.int32, copy=False), compression="zlib", **told)
+        tifffile.imwrite(part, fitting_int32(labels)[0], compression="zlib", **told)
 
 
 def _bands(instances: Instances) -> Iterator[tuple[int, LabelImage]]:

@@ -226,7 +226,8 @@ class _Run:
         self.result.done[source.name] = record
         self.result.written += paths
         self.last = answer
-        return self._tell(f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s")
+        told = f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s"
+        return self._tell(" · ".join([told, *record.told.get("notes", [])]))
 
     def _skip(self, source: Source, error: UserError) -> Progress:
         self.result.skipped[source.where] = str(error)

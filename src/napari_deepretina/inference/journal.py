@@ -29,13 +29,15 @@ class Entry:
 
     name: str
     instances: Instances
+    file_name: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         found = self.instances
         return {
-            "name": self.name, "shape": list(found.shape), "rle": rle.encode(found),
-            "scores": found.scores.tolist(), "classes": found.classes.tolist(), "votes": found.votes.tolist(),
+            "name": self.name, "file_name": self.file_name, "shape": list(found.shape),
+            "rle": rle.encode(found), "scores": found.scores.tolist(), "classes": found.classes.tolist(),
+            "votes": found.votes.tolist(),
         }  # fmt: skip
 
     @classmethod
@@ -48,7 +50,7 @@ class Entry:
             classes=np.array(told["classes"], np.int32),
             votes=np.array(told["votes"], np.int32),
         )
-        return cls(told["name"], found)
+        return cls(told["name"], found, told["file_name"])
 
 
 @dataclass(frozen=True)

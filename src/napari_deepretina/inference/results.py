@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def write_one(
     planes = done.planes if isinstance(done, StackSegmentation) else [()]
     ledger.claim([p for index in planes for p in places.of(source, _suffix(index)).values()])
     if "labels" in written:
-        write_labels(labels, written["labels"], axes=axes)
+        write_labels(labels, written["labels"], axes=axes, pixel_size=picture.pixel_size)
     if "zarr" in written:
         write_labels_zarr(labels, written["zarr"], axes)
     entries, values = [], []
@@ -119,21 +119,29 @@ def write_one(
         own = places.of(source, suffix)
         image = select_channel(picture.plane(index), done.settings.channel)
         if "rois" in own:
-            write_rois(plane.instances, own["rois"])
+            write_rois(plane.instances, own["rois"], plane=index[-1] if index else None)
         if "overlay" in own:
             write_image(overlay(np.asarray(image), plane.labels), own["overlay"], result=True)
         paths += [own[f] for f in ("rois", "overlay") if f in own]
-        entries.append(Entry(source.name + suffix, plane.instances))
+        file_name = _with_suffix(source.file_name, suffix)
+        entries.append(Entry(source.name + suffix, plane.instances, file_name))
         values.append(_intensities(image, plane.instances))
     features = done.features()
     summary = _summary(source.name, features["area"], entries, values)
     told = done.provenance()
     about = {"nuclei": len(features["label"]), **told["seconds"], "where": source.where}
-    about |= {"notes": told["notes"]} if told["notes"] else {}
+    notes = [*picture.notes, *told["notes"]]
+    about |= {"notes": notes} if notes else {}
     table = {k: v.tolist() for k, v in features.items()}
     if stack:
         about["planes"] = len(entries)
     return Record(source.name, entries, table, summary, about), paths
+
+
+def _with_suffix(file_name: str, plane: str) -> str:
+    """A file's name with the number of a plane before its suffix."""
+    path = PurePath(file_name)
+    return f"{path.stem}{plane}{path.suffix}" if plane else file_name
 
 
 def _suffix(index: Sequence[int]) -> str:
@@ -180,11 +188,14 @@ def _summary(
 def write_joint(records: Sequence[Record], places: Places, classes: Sequence[str]) -> list[Path]:
     """Write the files that hold all images, and the summary."""
     images = [(e.name, e.instances) for r in records for e in r.entries]
+    files = [(e.file_name, e.instances) for r in records for e in r.entries]
+    if len({name for name, _ in files}) < len(files):  # of equal names in different folders
+        files = [(e.name + PurePath(e.file_name).suffix, e.instances) for r in records for e in r.entries]
     tables = [(r.name, r.features) for r in records]
     joint: dict[str, Callable[[Path], None]] = {
         "rle": lambda path: write_rle_csv(images, path),
-        "coco": lambda path: write_coco(images, path, classes),
-        "polygons": lambda path: write_coco(images, path, classes, polygons=True),
+        "coco": lambda path: write_coco(files, path, classes),
+        "polygons": lambda path: write_coco(files, path, classes, polygons=True),
         "features": lambda path: write_features(tables, path),
     }
     written = [places.out / n for f, n in JOINT_FILES.items() if f in places.formats]

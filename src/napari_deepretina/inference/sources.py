@@ -13,7 +13,7 @@ from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.ours import made_here
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
-from napari_deepretina.data.picture import Picture, decode_picture, read_picture
+from napari_deepretina.data.picture import AS_TOLD, Picture, Wanted, decode_picture, read_picture
 from napari_deepretina.data.split import find_split
 from napari_deepretina.errors import UserError
 
@@ -29,6 +29,7 @@ class Source:
     read : gives the image or the stack, or raises UserError.
     folder : where results beside the image go.
     path : the file, archive or Zarr that it is read from, which is never written to.
+    file_name : of the image, with its suffix.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source:
     read: Callable[[], Picture]
     folder: Path
     path: Path
+    file_name: str
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,20 @@ class Looking:
     ----------
     part : ``train`` or ``val``: only that part of the split that lies in or beside each input.
     recursive : images in sub-folders as well.
+    wanted : what a person says of files that do not say it themselves.
     """
 
     part: str | None = None
     recursive: bool = False
+    wanted: Wanted = AS_TOLD
+
+
+PLAINLY = Looking()
+"""All images directly in a folder, as their files tell."""
 
 
 def find_sources(
-    inputs: Sequence[str],
-    part: str | None = None,
-    *,
-    recursive: bool = False,
-    notes: list[str] | None = None,
+    inputs: Sequence[str], looking: Looking = PLAINLY, notes: list[str] | None = None
 ) -> list[Source]:
     """Images behind files, folders, globs, zips, Kaggle folders and OME-Zarr, in order.
 
@@ -68,8 +72,6 @@ def find_sources(
 
     Parameters
     ----------
-    part : ``train`` or ``val``: only that part of the split that lies in or beside each input.
-    recursive : images in sub-folders as well.
     notes : what was passed over or renamed is appended to it, in sentences.
 
     Raises
@@ -78,7 +80,6 @@ def find_sources(
         If an input does not exist or holds no image, or a part is asked for where there is no split.
     """
     told: list[str] = [] if notes is None else notes
-    looking = Looking(part, recursive)
     found = [s for text in inputs for s in _sources(text, looking, told)]
     ours = [s for s in found if s.path.is_file() and made_here(s.path)]
     if ours and len(ours) == len(found):
@@ -125,7 +126,7 @@ def _renamed(source: Source, taken: dict[str, Source]) -> Source:
 def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
     path = _expanded(text)
     if _is(Path.is_dir, path) and is_ome_zarr(path):
-        yield _zarr(path)
+        yield _zarr(path, looking.wanted.axes)
     elif _is(Path.is_dir, path) or path.suffix.lower() == ".zip":
         tree = open_tree(path)
         found = list(_in_tree(path, tree, looking, notes))
@@ -137,7 +138,7 @@ def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
             raise UserError(
                 f"--part {looking.part} needs a folder or zip with a split, {text} is a single file"
             )
-        yield _file(path)
+        yield _file(path, looking.wanted)
     elif matches := _matches(str(path)):
         for match in matches:
             yield from _sources(match, looking, notes)
@@ -172,13 +173,15 @@ def _nothing_in(text: str, path: Path, tree: Tree, looking: Looking) -> str:
     return f"{text} holds no images that are read here"
 
 
-def _file(path: Path) -> Source:
-    return Source(stem(path.name), str(path), partial(read_picture, path), path.parent, path)
+def _file(path: Path, wanted: Wanted) -> Source:
+    return Source(
+        stem(path.name), str(path), partial(read_picture, path, wanted), path.parent, path, path.name
+    )
 
 
-def _zarr(path: Path) -> Source:
+def _zarr(path: Path, axes: str = "") -> Source:
     name = path.name.removesuffix(".zarr").removesuffix(".ome")
-    return Source(name, str(path), partial(open_ome_zarr, path), path.parent, path)
+    return Source(name, str(path), partial(open_ome_zarr, path, axes), path.parent, path, path.name)
 
 
 def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
@@ -211,13 +214,16 @@ def _in_tree(path: Path, tree: Tree, looking: Looking, notes: list[str]) -> Iter
     for name in names:
         where = f"{path}/{name}"
         if isinstance(tree, Folder):
-            yield Source(
-                stem(name), where, partial(read_picture, path / name), (path / name).parent, path / name
-            )
+            yield replace(_file(path / name, looking.wanted), where=where)
         else:
-            yield Source(stem(name), where, partial(_read, tree, name, where), path.parent, path)
+            read = partial(_read, tree, name, where, looking.wanted)
+            yield Source(stem(name), where, read, path.parent, path, PurePosixPath(name).name)
     if isinstance(tree, Folder):
-        yield from (_zarr(z) for z in sorted(path.glob("*.zarr")) if is_ome_zarr(z) and not made_here(z))
+        yield from (
+            _zarr(z, looking.wanted.axes)
+            for z in sorted(path.glob("*.zarr"))
+            if is_ome_zarr(z) and not made_here(z)
+        )
 
 
 _OLD_ENDINGS = ("_labels", "_overlay", "_rois")
@@ -229,5 +235,5 @@ def _is_old_result(name: str, names: Sequence[str]) -> bool:
     return of is not None and any(stem(n) == of for n in names)
 
 
-def _read(tree: Tree, name: str, where: str) -> Picture:
-    return decode_picture(tree.read(name), where)
+def _read(tree: Tree, name: str, where: str, wanted: Wanted) -> Picture:
+    return decode_picture(tree.read(name), where, wanted)

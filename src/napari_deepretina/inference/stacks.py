@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import Reading, overview, readings
+from napari_deepretina.data.reading import Reading, check_image, overview, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, threads
 from napari_deepretina.inference.linking import Linker
+from napari_deepretina.inference.plan import make_plan
+from napari_deepretina.inference.reading import choose_reading
 from napari_deepretina.inference.segment import (
     Segmentation,
     empty_segmentation,
@@ -157,13 +159,15 @@ def segment_stack_steps(
         If there are no such planes or channels.
     """
     indices = list(picture.indices(settings.planes))
+    yield Progress(0.0, "looking over the stack")
+    settings, told = yield from _in_one_channel(picture, indices, model, settings)
     result = StackSegmentation(
         _room_for((*picture.extent, *picture.height_width)),
         "".join(picture.axes[i] for i in picture.plane_axes) + "YX",
         settings,
         {},
     )
-    yield Progress(0.0, "looking over the stack")
+    result.notes += told
     brightness = _brightness(picture, indices, settings.channel)
     order = _Order(indices, result, settings)
     empty: list[Index] = []
@@ -187,9 +191,29 @@ def segment_stack_steps(
                 raise answer
             yield order.progress(0, order.take(index, answer[0]))
     order.close()
-    told = f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else "")
-    result.notes.append(told)
+    result.notes.append(f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else ""))
     return result
+
+
+def _in_one_channel(
+    picture: Picture, indices: Sequence[Index], model: LoadedModel, settings: SegmentSettings
+) -> Steps[tuple[SegmentSettings, list[str]]]:
+    """The settings with one channel for all planes, where one shows the nuclei, and a sentence on it.
+
+    Told from the plane that shows most, of a few that are looked over.
+    """
+    if settings.channel is not None or "C" not in picture.axes:
+        return settings, []
+    chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
+    planes = [picture.plane(indices[i]) for i in chosen]
+    shape = check_image(planes[0])
+    fullest = int(np.argmax([float(np.asarray(overview(p)[::4, ::4], np.float64).std()) for p in planes]))
+    info = model.info
+    plan = make_plan(shape, info.architecture, trained_diameter=info.diameter, diameter=settings.diameter)
+    reading = yield from choose_reading(model, planes[fullest], plan, settings)
+    if reading.channels is None or len(reading.channels) > 1:
+        return settings, []
+    return settings.model_copy(update={"channel": reading.channels[0]}), [reading.note]
 
 
 def _brightness(picture: Picture, indices: Sequence[Index], channel: int | None) -> Reading:

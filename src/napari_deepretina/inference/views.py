@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from napari_deepretina.data.files import parse_json
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import RawInstances
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[View, ...]:
             f"tta={str(path)!r} is not known; choose {', '.join(PRESETS)} or a .json list of views"
         )
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes())
         return TypeAdapter(tuple[View, ...]).validate_python(content)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -29,6 +29,8 @@ class Instances:
     votes : (N,) int32, how many views saw each object; 1 where there was one view only.
     sources : (N,) int64, the raw detection behind each object, -1 if there is none. It names an object
         across changes of settings.
+    ids : (N,) int64, what each object is called in its label image; by default 1…N. A selection of objects is
+        numbered anew.
     """
 
     boxes: NDArray[np.int64]
@@ -38,12 +40,15 @@ class Instances:
     shape: tuple[int, int]
     votes: NDArray[np.int32] = _UNSET
     sources: NDArray[np.int64] = _UNSET
+    ids: NDArray[np.int64] = _UNSET
 
     def __post_init__(self) -> None:
         if self.votes is _UNSET:
             object.__setattr__(self, "votes", np.ones(len(self.masks), np.int32))
         if self.sources is _UNSET:
             object.__setattr__(self, "sources", np.full(len(self.masks), -1, np.int64))
+        if self.ids is _UNSET:
+            object.__setattr__(self, "ids", np.arange(1, len(self.masks) + 1, dtype=np.int64))
         lengths = {f.name: len(getattr(self, f.name)) for f in fields(self) if f.name != "shape"}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"fields differ in length: {lengths}")
@@ -111,17 +116,17 @@ class Instances:
 
     @classmethod
     def from_labels(cls, labels: NDArray[np.integer]) -> Instances:
-        """Objects of a 2D label image in rising order of their ids, with score 1 and class 1."""
+        """Objects of a 2D label image in rising order of their ids, which they keep; score 1 and class 1."""
         if labels.ndim != 2:
             raise ValueError(f"a label image has two axes, this one has shape {labels.shape}")
         ids, boxes = bounding_boxes(labels)
         frames = boxes.tolist()
         masks = [labels[y0:y1, x0:x1] == i for i, (x0, y0, x1, y1) in zip(ids.tolist(), frames, strict=True)]
-        return cls.drawn(frames, masks, (labels.shape[0], labels.shape[1]))
+        return replace(cls.drawn(frames, masks, (labels.shape[0], labels.shape[1])), ids=ids)
 
     def overlap(self) -> tuple[int, int] | None:
         """Places of two objects that share a pixel, or None if all are disjoint."""
-        labels = self.to_labels()
+        labels = self[:].to_labels()
         for place, (window, mask) in enumerate(self):
             other = labels[window][mask] != place + 1
             if other.any():
@@ -129,7 +134,7 @@ class Instances:
         return None
 
     def to_labels(self, rows: slice = slice(None)) -> LabelImage:
-        """Paint the objects as ids 1…N in their order; where they meet, the first keeps the pixel.
+        """Paint the objects under their ids; where they meet, the first keeps the pixel.
 
         Parameters
         ----------
@@ -146,5 +151,5 @@ class Instances:
             x0, y0, x1, y1 = boxes[k].tolist()
             view = labels[max(y0, top) - top : y1 - top, x0:x1]
             mask = masks[k][max(0, top - y0) : bottom - y0]
-            view[mask & (view == 0)] = k + 1
+            view[mask & (view == 0)] = self.ids[k]
         return labels

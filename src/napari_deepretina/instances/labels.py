@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from napari_deepretina.errors import UserError
 
 LabelImage = NDArray[np.int32]
 
@@ -29,20 +32,48 @@ def relabel_sequential(labels: NDArray[np.integer]) -> LabelImage:
     return new_ids[inverse].reshape(labels.shape)
 
 
+def fitting_int32(labels: NDArray[Any]) -> tuple[LabelImage, bool]:
+    """A label image of any integer type as int32, and whether it was renumbered for that.
+
+    Ids that int32 holds stay as they are; if one is larger, all are renumbered 1…N in rising order: none is
+    ever wrapped around.
+
+    Raises
+    ------
+    UserError
+        If an id is negative.
+    """
+    if labels.dtype == bool:
+        return labels.astype(np.int32), False
+    if labels.size and labels.dtype.kind == "i" and labels.min() < 0:
+        raise UserError(f"the label image holds the id {labels.min()}: ids are positive, and 0 is background")
+    if labels.size and labels.max() > np.iinfo(np.int32).max:
+        return relabel_sequential(labels), True
+    return labels.astype(np.int32, copy=False), False
+
+
 def bounding_boxes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Smallest boxes around the objects of a 2D label image.
 
     Parameters
     ----------
-    labels : (H, W) integer array, ids preferably compact (memory grows with the highest id).
+    labels : (H, W) integer array; ids may have gaps of any size.
 
     Returns
     -------
     ids : (N,) int64, rising.
     boxes : (N, 4) int64, (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
     """
+    found = None
+    if labels.size and int(labels.max()) > max(
+        1_000_000, labels.size
+    ):  # tables would grow with the highest id
+        found = np.unique(labels[labels > 0])
+        labels = relabel_sequential(labels)
     slices = ndimage.find_objects(labels)
     ids = [i for i, s in enumerate(slices, start=1) if s is not None]
+    if found is not None:
+        ids = found.tolist()
     boxes = [(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in slices if s is not None]
     return np.asarray(ids, np.int64), np.asarray(boxes, np.int64).reshape(-1, 4)
 

@@ -44,6 +44,8 @@ class WeightsInfo(BaseModel):
     version: str = ""
     """Version of the package that wrote the file."""
     licence: str = "BSD-3-Clause"
+    attribution: tuple[str, ...] = ()
+    """The data sets that it was trained on, as their licences ask them to be named."""
     postprocess: dict[str, float] = {}
     """Settings of post-processing that suit these weights."""
     rescoring: Rescoring | None = None

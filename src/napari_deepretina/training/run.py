@@ -80,6 +80,8 @@ def plan_training(
     if recipe is None or parts is None or problems:
         raise UserError("; ".join(problems))
     train, val = parts
+    if not any(train[i].labels.any() for i in range(len(train))):
+        raise UserError(f"none of the {len(train)} images to train on has a nucleus in its labels")
     start = starting_point(weights, recipe, class_names(train))
     if start is None:
         architecture = recipe.architecture.model_copy(update={"classes": class_names(train)})

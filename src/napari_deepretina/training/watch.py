@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, protected, remove, write_text, written_whole
 from napari_deepretina.model.weights import user_folder
-from napari_deepretina.training.control import PAUSE, PID, STOP
+from napari_deepretina.training.control import PAUSE, PID, STOP, is_at_work
 
 LOG = "log.txt"
 
@@ -169,11 +168,9 @@ class RunWatch:
         if self.process is not None:
             return self.process.poll() is None
         try:
-            pid = int((self.folder / PID).read_text("utf-8"))
-            os.kill(pid, 0)
+            return is_at_work((self.folder / PID).read_text("utf-8"))
         except (OSError, ValueError):
             return False
-        return True
 
     def _last_words(self) -> str:
         lines = [line for line in self.log_tail(40).splitlines() if line.strip()]
