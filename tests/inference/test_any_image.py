@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_deepretina.data.normalise import intensity_range
 from napari_deepretina.data.open import open_dataset
 from napari_deepretina.inference.segment import segment, segment_together
 from napari_deepretina.inference.settings import make_settings
@@ -111,9 +112,10 @@ def test_glare_hides_what_is_under_it_only(images, nuclei_model, change):
 def test_one_can_choose_otherwise(images, nuclei_model):
     grey, plain = images[0]
     image = np.pad(grey.astype(np.uint16) * 8 + 20_000, 40)
-    asked = segment(image, model=nuclei_model, intensity="20000:22040")
+    low, high = (20_000 + 8 * v for v in intensity_range(grey))
+    asked = segment(image, model=nuclei_model, intensity=f"{low}:{high}")
     assert found_again(plain, asked.labels[40:-40, 40:-40]) >= LEAST
-    assert asked.provenance()["notes"][0] == "intensities 20000 to 22040 as asked for"
+    assert asked.provenance()["notes"][0] == f"intensities {low:g} to {high:g} as asked for"
     assert segment(image, model=nuclei_model, intensity="plain").count < 0.5 * plain.max()
     turned = segment(255 - grey, model=nuclei_model, invert=True)
     assert found_again(plain, turned.labels) >= LEAST

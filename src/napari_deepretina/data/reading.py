@@ -65,6 +65,7 @@ class Reading:
     blank : (least, most), ends included, of values that are no picture if all channels of a pixel have such.
     fill : what they become.
     inverted : whether dark and bright change places.
+    clipped : whether values beyond the range count as its ends, as on a screen, and not somewhat further.
     note : what a person should know of it; empty where the image is read plainly.
     """
 
@@ -74,6 +75,7 @@ class Reading:
     blank: tuple[tuple[float, float], ...] = ()
     fill: float = 0.0
     inverted: bool = False
+    clipped: bool = False
     note: str = ""
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
@@ -100,7 +102,7 @@ class Reading:
             scaled = 1 - scaled
         for span in self.blank:
             scaled[_within(values, span)] = self.fill
-        np.clip(scaled, -0.5, 1.5, out=scaled)
+        np.clip(scaled, *((0, 1) if self.clipped else (-0.5, 1.5)), out=scaled)
         return scaled if scaled.shape[2] == 3 else np.repeat(scaled, 3, axis=2)
 
     @property
