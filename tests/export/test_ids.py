@@ -117,6 +117,41 @@ def test_memory_does_not_grow_with_the_highest_id():
     assert most < 1_000_000
 
 
+@pytest.mark.parametrize("top", [9, 2**31 - 1])
+def test_a_huge_id_changes_nothing(top):
+    from napari_deepretina.inspection.data import _odd
+    from napari_deepretina.instances import editing
+    from napari_deepretina.instances.labels import sizes_of
+    from napari_deepretina.postprocess.tuning import _centres
+
+    labels = odd_labels()
+    labels[labels == 40] = 5
+    labels[labels == 2**31 - 1] = top
+    tracemalloc.start()
+    ids, areas = sizes_of(labels)
+    y, x = _centres(labels, areas, ids)
+    found = Instances.from_labels(np.pad(np.ones((4, 4), np.int32), ((4, 4), (5, 5))))
+    _, values = editing.replace_within(labels, (18, 28, 32, 40), found, 50, np.zeros(0, np.int64))
+    odd = _odd("a", labels)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ids.tolist() == [3, 5, 7, top]
+    assert areas.tolist() == [(labels == i).sum() for i in ids]
+    assert (y[3], x[3]) == (32.5, 23.5)
+    assert set(values.tolist()) == {0, 50}
+    assert [o.label for o in odd if o.kind == "several pieces"] == [5]
+    assert most < 4_000_000
+
+
+def test_new_ids_fit_beside_huge_ones():
+    from napari_deepretina.instances import RawInstances
+    from napari_deepretina.postprocess.tuning import TuneSession
+
+    session = TuneSession(RawInstances.empty((40, 50)), np.zeros((40, 50), np.int32), np.zeros(0, np.int64))
+    assert session.new_id(odd_labels()) == 41
+    assert session.new_id(odd_labels()) == 42
+
+
 def test_pixel_size_as_ome_and_imagej_read_it(tmp_path):
     write_labels(odd_labels(), tmp_path / "l.tif", pixel_size=(0.5, 0.25))
     assert read_picture(tmp_path / "l.tif").pixel_size == pytest.approx((0.5, 0.25))

@@ -17,6 +17,7 @@ from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.instances.labels import bounding_boxes, sizes_of
 from napari_deepretina.training.judge import typical_diameter
 from napari_deepretina.training.recipe import Recipe
 
@@ -90,8 +91,7 @@ def overview(dataset: Dataset) -> Overview:
         told.sizes[sample.labels.shape] += 1
         scale = 255.0 / 65535 if sample.image.dtype == np.uint16 else 1.0
         told.intensities.append(float(sample.image.mean()) * scale)
-        areas = np.bincount(sample.labels.ravel())[1:]
-        areas = areas[areas > 0]
+        areas = sizes_of(sample.labels)[1]
         told.nuclei += len(areas)
         told.per_image.append(len(areas))
         told.diameters += (2 * np.sqrt(areas / np.pi)).tolist()
@@ -103,9 +103,8 @@ def _odd(name: str, labels: NDArray[np.int32]) -> list[Oddity]:
     found = []
     if not labels.any():
         return [Oddity("empty", name, told="no nucleus is labelled")]
-    for label, window in enumerate(ndimage.find_objects(labels), start=1):
-        if window is None:
-            continue
+    for label, (x0, y0, x1, y1) in zip(*(a.tolist() for a in bounding_boxes(labels)), strict=True):
+        window = slice(y0, y1), slice(x0, x1)
         mask = labels[window] == label
         rows, columns = np.nonzero(mask)
         middle = len(rows) // 2

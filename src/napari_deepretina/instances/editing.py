@@ -12,7 +12,7 @@ from skimage.draw import line as pixels_of_line
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances.final import Instances
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import LabelImage, sizes_of
 
 Line = NDArray[np.float64]
 """(2, 2) the two ends as (y, x) in pixels; pixel centres lie at whole numbers, as in napari."""
@@ -78,9 +78,8 @@ def replace_within(
     """
     x0, y0, x1, y1 = box
     window = labels[y0:y1, x0:x1]
-    inside, total = (np.bincount(a.ravel(), minlength=int(labels.max()) + 1) for a in (window, labels))
-    going = np.flatnonzero((inside > 0) & (inside == total))
-    going = np.setdiff1d(going[going > 0], keep)
+    (here, inside), (ids, total) = sizes_of(window), sizes_of(labels)
+    going = np.setdiff1d(here[inside == total[np.searchsorted(ids, here)]], keep)
     new = np.where(np.isin(window, going), 0, window).astype(np.int32)
     fresh = found.to_labels()
     room = (new == 0) & (fresh > 0)

@@ -12,6 +12,8 @@ from scipy import ndimage
 from napari_deepretina.errors import UserError
 
 LabelImage = NDArray[np.int32]
+_COMMON = 1_000_000
+"""Ids up to this, or to the number of pixels, are looked up in tables."""
 
 
 def relabel_sequential(labels: NDArray[np.integer]) -> LabelImage:
@@ -50,6 +52,17 @@ def fitting_int32(labels: NDArray[Any]) -> tuple[LabelImage, bool]:
     if labels.size and labels.max() > np.iinfo(np.int32).max:
         return relabel_sequential(labels), True
     return labels.astype(np.int32, copy=False), False
+
+
+def sizes_of(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of the objects of a label image, rising, and their numbers of pixels; ids may be of any size."""
+    if labels.size and int(labels.max()) > max(_COMMON, labels.size):  # tables grow with the highest id
+        ids, counts = np.unique(labels[labels > 0], return_counts=True)
+        return ids.astype(np.int64), counts.astype(np.int64)
+    table = np.bincount(labels.ravel())
+    table[:1] = 0
+    found = np.flatnonzero(table)
+    return found, table[found]
 
 
 def bounding_boxes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

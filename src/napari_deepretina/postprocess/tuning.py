@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.instances import Instances, RawInstances
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import LabelImage, sizes_of
 from napari_deepretina.postprocess.pipeline import Postprocessor
 from napari_deepretina.postprocess.settings import PostprocessSettings
+
+HIGHEST = 2**31 - 2**20
+"""New ids stay below, so that they never run out of int32."""
 
 
 class TuneSession:
@@ -51,7 +54,10 @@ class TuneSession:
 
     def new_id(self, current: LabelImage) -> int:
         """An id that no nucleus has or will be given."""
-        self._next_id = max(self._next_id, int(current.max(initial=0)) + 1) + 1
+        top = int(current.max(initial=0))
+        if top > HIGHEST:  # somebody's own huge ids are passed by from below
+            top = int(current[current <= HIGHEST].max(initial=0))
+        self._next_id = max(self._next_id, top + 1) + 1
         return self._next_id - 1
 
     def release(self, label: int) -> None:
@@ -87,14 +93,11 @@ class TuneSession:
         a person drew have score 1.
         """
         self.look(current)
-        areas = np.bincount(current.ravel())
-        ids = np.flatnonzero(areas)
-        ids = ids[ids > 0]
-        place = np.full(int(ids.max(initial=0)) + 1, -1)
-        inside = self.ids < len(place)
-        place[self.ids[inside]] = np.flatnonzero(inside)
-        known = place[ids]
-        found = known >= 0
+        ids, areas = sizes_of(current)
+        order = np.argsort(self.ids)
+        nearest = np.searchsorted(self.ids[order], ids).clip(0, max(0, len(order) - 1))
+        known = order[nearest] if len(order) else np.zeros(len(ids), np.int64)
+        found = self.ids[known] == ids if len(order) else np.zeros(len(ids), bool)
         score, votes = np.ones(len(ids)), np.full(len(ids), self.raw.view_count)
         score[found], votes[found] = self.instances.scores[known[found]], self.instances.votes[known[found]]
         state = np.array(["automatic"] * len(ids), dtype=object)
@@ -103,7 +106,7 @@ class TuneSession:
         confidence = score * votes / self.raw.view_count
         y, x = _centres(current, areas, ids)
         columns = {
-            "label": ids, "confidence": confidence, "score": score, "votes": votes, "area": areas[ids],
+            "label": ids, "confidence": confidence, "score": score, "votes": votes, "area": areas,
             "state": state, "x": x, "y": y,
         }  # fmt: skip
         # what a person has looked at is not doubtful any more
@@ -132,10 +135,7 @@ class TuneSession:
         self, labels: LabelImage, current: LabelImage, kept: NDArray[np.int64], max_lost: float
     ) -> None:
         """Kept nuclei over the new labels, which lose too much or give way; in place."""
-        top = max(int(current.max(initial=0)), int(kept.max()))
-        is_kept = np.zeros(top + 1, bool)
-        is_kept[kept] = True
-        mask = is_kept[current]
+        mask = np.isin(current, kept)
         covered = np.unique(labels[mask])
         for label in covered[covered > 0].tolist():
             place = int(np.flatnonzero(self.ids == label)[0])
@@ -151,7 +151,6 @@ def _centres(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(y, x) centres of mass of some ids."""
     rows, columns = np.nonzero(current)
-    flat = current[rows, columns]
-    sums = (np.bincount(flat, weights=axis, minlength=len(areas)) for axis in (rows, columns))
-    y, x = (total[ids] / areas[ids] for total in sums)
+    place = np.searchsorted(ids, current[rows, columns])
+    y, x = (np.bincount(place, weights=axis, minlength=len(ids)) / areas for axis in (rows, columns))
     return y, x

@@ -16,6 +16,7 @@ from napari_deepretina.data.crops import CropStream, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
+from napari_deepretina.instances.labels import sizes_of
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import WeightsInfo, save_weights
@@ -130,8 +131,8 @@ def typical_diameter(dataset: Dataset, architecture: Architecture, *, most: int 
     chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))
     diameters = []
     for labels in (dataset[i].labels for i in itertools.islice(chosen, most)):
-        areas = np.bincount(labels.ravel())[1:]
+        areas = sizes_of(labels)[1]
         zoom = architecture.usual_scale(min(labels.shape))
-        diameters.append(2 * np.sqrt(areas[areas > 0] / np.pi) * zoom)
+        diameters.append(2 * np.sqrt(areas / np.pi) * zoom)
     joined = np.concatenate(diameters) if diameters else np.zeros(0)
     return float(np.round(np.median(joined), 1)) if len(joined) else 32.0
