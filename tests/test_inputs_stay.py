@@ -249,11 +249,10 @@ OUTS = {
 
 
 @pytest.mark.parametrize("out", OUTS.values(), ids=OUTS)
-@pytest.mark.parametrize("mode", [[], ["--resume"], ["--overwrite"]], ids=str)
-def test_results_into_the_folder_of_the_images(images, small, out, mode):
+def test_results_into_the_folder_of_the_images(images, small, out):
     before = state(images)
     command = ["segment", str(images), "--out", str(out(images)), "--format", ALL, *small]
-    for more in (mode, ["--resume"], ["--overwrite"]):
+    for more in ([], ["--resume"], ["--overwrite"]):
         assert main([*command, *more]) == 0
         assert unchanged(before, images)
     new = {p.name for p in images.iterdir()} - {"im0.tif", "im1.tif", "im2.png"}

@@ -9,8 +9,8 @@ from napari_deepretina.data.open import open_dataset
 from napari_deepretina.inference.segment import segment, segment_together
 from napari_deepretina.inference.settings import make_settings
 
-CHOSEN = ("4b274461c6d0", "b2c23ddb0453", "5bda829acd82")
-"""Of the validation part: small ones, with 10 to 17 nuclei that one look finds."""
+CHOSEN = ("4b274461c6d0", "b2c23ddb0453")
+"""Of the validation part: small ones, with 16 and 10 nuclei."""
 LEAST = 0.9
 
 
@@ -123,7 +123,7 @@ def test_one_can_choose_otherwise(images, nuclei_model):
 
 @pytest.mark.data
 def test_tiles_and_batches_read_alike(images, nuclei_model):
-    grey, plain = images[2]
+    grey, plain = images[0]
     wide = np.tile(np.pad(coloured(0, 0, 1)(grey), ((0, 10), (0, 10), (0, 0))), (3, 3, 1))
     labels = segment(wide, model=nuclei_model, tile=320, adapt=False).labels
     height, width = plain.shape

@@ -234,3 +234,20 @@ def test_a_stale_number_does_not_lock_train(tmp_path, monkeypatch):
     assert [w.folder for w in find_running(tmp_path)] == [folder]
     assert sent == []
     assert time.time() > json.loads(own_process())["started"]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["into the same folder", "beside"])
+def test_many_images_leaves_the_images_alone(tmp_path, tiny_weights, beside):
+    """The window's default options, and results into the folder of the images."""
+    from napari_deepretina._widgets.folder_box import folder_job
+
+    for k in range(2):
+        tifffile.imwrite(tmp_path / f"im{k}.tif", IMAGE[:64, : 70 + k])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    values = {"weights": str(tiny_weights), "device": "cpu", "score": 0.9}
+    for standing in ("resume", "overwrite", "resume"):
+        job = folder_job(tmp_path, tmp_path, ["labels", "overlay"], beside, standing, values)
+        result = drain(job)
+        assert sorted(result.done) == ["im0", "im1"]
+        assert {name: (tmp_path / name).read_bytes() for name in before} == before
+        assert (tmp_path / "im1_nuclei.tif").exists()
