@@ -20,8 +20,16 @@ AS_IT_IS = {"diameter": 28.4}
 
 
 @pytest.fixture(scope="module")
-def whole(nuclei_model):
-    return segment(IMAGE, model=nuclei_model, **AS_IT_IS).labels
+def quick_model():
+    """The small network: what is cut and joined is the same for both."""
+    from napari_deepretina.model.weights import load_model
+
+    return load_model("nuclei-small")
+
+
+@pytest.fixture(scope="module")
+def whole(quick_model):
+    return segment(IMAGE, model=quick_model, **AS_IT_IS).labels
 
 
 def tiled(model, image, side, origin=(0, 0)):
@@ -51,7 +59,7 @@ def test_cores_cover_an_image_once(shape, side):
 
 
 @pytest.mark.slow
-def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model, whole):
+def test_sixty_four_random_tilings_find_what_the_whole_image_holds(quick_model, whole):
     """At most 0.5 % of the nuclei differ, and none is cut at a seam."""
     rng = np.random.default_rng(7)
     differ = total = 0
@@ -59,7 +67,7 @@ def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model,
     for _ in range(64):
         side = int(rng.integers(200, 340))
         origin = tuple(rng.integers(0, side, 2).tolist())
-        labels, _ = tiled(nuclei_model, IMAGE, side, origin)
+        labels, _ = tiled(quick_model, IMAGE, side, origin)
         matched = match(whole, labels)
         hits = matched.hits(0.7)
         differ += len(matched.true_ids) + len(matched.pred_ids) - 2 * len(hits)
@@ -82,14 +90,14 @@ def seam_nuclei(labels, side, origin):
     return found
 
 
-def test_large_images_are_cut_by_themselves(nuclei_model):
+def test_large_images_are_cut_by_themselves(quick_model):
     image, truth = synthetic_nuclei((1200, 1500), 500, diameter=26, seed=3)
     settings = make_settings(tile=256)
-    plan = make_plan(image.shape, nuclei_model.info.architecture, trained_diameter=30)
+    plan = make_plan(image.shape, quick_model.info.architecture, trained_diameter=30)
     assert needs_tiles(plan, 256)
     assert not needs_tiles(plan, 1024)
     told = []
-    steps = segment_steps(image, nuclei_model, settings)
+    steps = segment_steps(image, quick_model, settings)
     unfinished = None
     while True:
         try:
@@ -137,12 +145,12 @@ def test_a_lazy_image_is_read_tile_by_tile(nuclei_model):
     assert 0 < lazy.largest <= 720**2
 
 
-def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(nuclei_model):
+def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(quick_model):
     rng = np.random.default_rng(0)
     image = rng.poisson(20, (1300, 1300)).astype(np.uint16)
     field, truth = synthetic_nuclei((300, 300), 30, diameter=26, seed=2)
     image[500:800, 500:800] += field.astype(np.uint16) * 20
-    found = segment(image, model=nuclei_model, tile=256)
+    found = segment(image, model=quick_model, tile=256)
     (note,) = (n for n in found.prediction.notes if "tiles" in n)
     assert int(note.split(", ")[1].split()[0]) > 5
     outside = found.labels.copy()
@@ -155,9 +163,9 @@ def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(nuclei_model):
     assert is_empty(np.zeros((5, 5, 3), np.uint8), NOTHING)
 
 
-def test_views_and_tiles_go_together(nuclei_model):
+def test_views_and_tiles_go_together(quick_model):
     image, truth = synthetic_nuclei((900, 900), 150, diameter=26, seed=4)
-    found = segment(image, model=nuclei_model, tile=256, tta="flips")
+    found = segment(image, model=quick_model, tile=256, tta="flips")
     assert found.prediction.raw.view_count == 4
     assert len(match(truth, found.labels).hits(0.5)) > 0.95 * truth.max()
 

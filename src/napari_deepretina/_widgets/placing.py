@@ -61,10 +61,9 @@ def check_shown(viewer: Any, layer: Any, shape: Sequence[int]) -> None:
     first = viewer.dims.ndim - layer.ndim
     shown = [a - first for a in viewer.dims.displayed]
     if sorted(shown) != [layer.ndim - 2, layer.ndim - 1]:
-        names = " and ".join(str(viewer.dims.axis_labels[a]) for a in viewer.dims.displayed)
         raise UserError(
-            f"the viewer shows axes {names}, but nuclei are looked for in planes of the last two axes: roll "
-            "the dimensions back (the roll button below the layer list)"
+            "the viewer shows another pair of axes than the image's last two, in whose planes nuclei are "
+            "looked for: roll the dimensions back (the roll button below the layer list)"
         )
 
 

@@ -278,7 +278,7 @@ class SegmentWidget(QWidget):
         if run.image_layer not in self._viewer.layers:
             notes.append(f"The image {run.image_name!r} was removed meanwhile; its labels are kept.")
         odd = [n for n in notes if any(word in n for word in TROUBLE)]
-        self._say(". ".join([message, *notes]), show_warning if odd else show_info)
+        self._say("; ".join([message, *notes]), show_warning if odd else show_info)
 
     def _say(self, message: str, notify: Any) -> None:
         self.box.say(message, notify)
