@@ -78,14 +78,7 @@ class SegmentWidget(QWidget):
         self.diameter.tooltip = (
             "Expected nucleus diameter in pixels. 0 keeps the image's scale, but enlarges small images."
         )
-        self.intensity = ComboBox(label="intensities", choices=[AUTOMATIC, AS_SHOWN, PLAIN])
-        self.intensity.tooltip = (
-            "Which values are looked at. Automatic leaves empty parts, no-data values and glare out, and "
-            "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
-            "the layer's contrast limits."
-        )
-        self.invert = CheckBox(text="dark and bright change places", value=False)
-        self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are."
+        self._build_reading()
         self.result = ComboBox(label="result", choices=[UPDATE, NEW])
         controls = {
             "image": self.image,
@@ -124,6 +117,17 @@ class SegmentWidget(QWidget):
         layout.addStretch()
         self._take_advice()
         self.use_defaults(presets.load_default())
+
+    def _build_reading(self) -> None:
+        """Controls that say how values are read."""
+        self.intensity = ComboBox(label="intensities", choices=[AUTOMATIC, AS_SHOWN, PLAIN])
+        self.intensity.tooltip = (
+            "Which values are looked at. Automatic leaves empty parts, no-data values and glare out, and "
+            "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
+            "the layer's contrast limits."
+        )
+        self.invert = CheckBox(text="dark and bright change places", value=False)
+        self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are."
 
     def _image_choices(self, _: Any = None) -> list[str]:
         return [layer.name for layer in self._viewer.layers if isinstance(layer, Image)]

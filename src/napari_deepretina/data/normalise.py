@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.reading import Reading, as_channels, readings
+from napari_deepretina.data.channels import as_channels
+from napari_deepretina.data.reading import Reading, readings
 
 
 def intensity_range(image: Any) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channels import MOST_CHANNELS
 from napari_deepretina.data.files import (
     MICROSCOPE_SUFFIXES,
     decode_image,
@@ -20,7 +21,6 @@ from napari_deepretina.data.files import (
     read_bytes,
 )
 from napari_deepretina.data.microscopes import open_microscope_file
-from napari_deepretina.data.reading import MOST_CHANNELS
 from napari_deepretina.errors import UserError
 
 MICROMETRES = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, remove, write_text
 from napari_deepretina.inference.device import resolve_device

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channels import MOST_CHANNELS
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import MOST_CHANNELS
 from napari_deepretina.errors import UserError
 
 LAZY_FROM = 4_000_000

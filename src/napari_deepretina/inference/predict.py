@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.normalise import eight_bit, normalise
-from napari_deepretina.data.reading import Reading, check_image
+from napari_deepretina.data.reading import Reading
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan

@@ -11,14 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.reading import (
-    Reading,
-    as_channels,
-    check_image,
-    overview,
-    read_plainly,
-    readings,
-)
+from napari_deepretina.data.channels import as_channels, check_image, overview
+from napari_deepretina.data.reading import Reading, read_plainly, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.plan import Plan
 from napari_deepretina.inference.predict import Whole, predict

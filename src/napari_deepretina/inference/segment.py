@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina import __version__
-from napari_deepretina.data.reading import Reading, check_image
+from napari_deepretina.data.channels import check_image
+from napari_deepretina.data.reading import Reading
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine

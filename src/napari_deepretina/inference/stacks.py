@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channels import check_image, overview
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import Reading, check_image, overview, readings
+from napari_deepretina.data.reading import Reading, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, threads
@@ -141,7 +142,7 @@ def segment_stack_steps(
 ) -> Steps[StackSegmentation]:
     """Segment the planes that the settings ask for, and link them if they say so.
 
-    Planes that are empty beside the rest of the stack are skipped.
+    Planes that are empty beside the rest of the stack are skipped; of several channels one serves all planes.
 
     Parameters
     ----------
@@ -169,8 +170,7 @@ def segment_stack_steps(
     )
     result.notes += told
     brightness = _brightness(picture, indices, settings.channel)
-    order = _Order(indices, result, settings)
-    empty: list[Index] = []
+    order, empty = _Order(indices, result, settings), []
     nothing = partial(empty_segmentation, picture.height_width, model, settings)
 
     def todo() -> Iterator[tuple[Index, NDArray[Any]]]:

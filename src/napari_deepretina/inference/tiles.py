@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_deepretina.data.reading import Reading, overview, readings
+from napari_deepretina.data.channels import overview
+from napari_deepretina.data.reading import Reading, readings
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan

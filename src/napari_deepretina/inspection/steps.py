@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.normalise import eight_bit, normalise
-from napari_deepretina.data.reading import check_image
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -141,6 +141,12 @@ class Inspection:
         return maps, scale, (offset[0], offset[1])
 
 
+def _read(model: LoadedModel, image: NDArray[Any], plan: Plan, settings: PostprocessSettings) -> NDArray[Any]:
+    """Pixels as segmentation reads them."""
+    reading = drain(choose_reading(model, image, plan, SegmentSettings(**settings.model_dump())))
+    return eight_bit(image, reading) if model.info.architecture.is_matterport else normalise(image, reading)
+
+
 def inspect_image(
     model: LoadedModel,
     image: NDArray[Any],
@@ -174,8 +180,7 @@ def inspect_image(
         )
     image = np.asarray(image)
     original = architecture.is_matterport
-    reading = drain(choose_reading(model, image, plan, SegmentSettings(**settings.model_dump())))
-    pixels: Any = eight_bit(image, reading) if original else normalise(image, reading)
+    pixels = _read(model, image, plan, settings)
     laid = matterport.lay_out(pixels, plan) if original else lay_out(pixels, plan)
     traced = trace(model.network, laid.to(model.device), limits, plan.window)
     found = Detections(
