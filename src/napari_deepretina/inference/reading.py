@@ -21,6 +21,7 @@ from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.rescoring import evidence_of
 from napari_deepretina.model.weights import LoadedModel
+from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.nms import nms
 
 LOOKING = "seeing how the image is to be read"
@@ -53,7 +54,7 @@ def choose_reading(model: LoadedModel, image: Any, plan: Plan, settings: Segment
     if len(offered) == 1:
         return offered[0]
     parts = [np.asarray(image[where]) for where in _windows(image, plan, offered)]
-    look = partial(_look, model, parts, plan, settings.postprocessing(model.info).score)
+    look = partial(_look, model, parts, plan, settings.postprocessing(model.info))
     by_channel: dict[Any, list[Reading]] = defaultdict(list)
     for reading in offered:
         by_channel[reading.channels].append(reading)
@@ -87,12 +88,12 @@ def _look(
     model: LoadedModel,
     parts: Sequence[NDArray[Any]],
     plan: Plan,
-    sure: float,
+    chosen: PostprocessSettings,
     reading: Reading,
     beside: Reading,
 ) -> Steps[tuple[float, list[float]]]:
     """Sum of the sure scores in parts of an image, and the brightness of each nucleus in another reading."""
-    limits = Limits(score=sure, nms=0.3, detections=400, proposals=1000)
+    limits = Limits(score=chosen.score, nms=0.3, detections=400, proposals=1000)
     total = 0.0
     brightness: list[float] = []
     for part in parts:
@@ -100,10 +101,12 @@ def _look(
         answer = yield from _quiet(
             predict(model, part, limits=limits, scale=plan.scale, whole=Whole(reading))
         )
-        raw = answer.raw[np.flatnonzero(answer.raw.scores >= sure)]
+        raw = answer.raw[np.flatnonzero(answer.raw.scores >= chosen.score)]
         raw = raw[nms(raw.boxes, raw.scores, limits.nms)]
         total += float(raw.scores.sum())
-        brightness += evidence_of(raw, beside(part))[:, 3].tolist()
+        evidence = evidence_of(raw, beside(part))
+        large = np.exp(2 * evidence[:, 2]) >= chosen.min_area  # a speck of dirt is no nucleus
+        brightness += evidence[large, 3].tolist()
     return total, brightness
 
 
