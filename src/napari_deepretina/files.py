@@ -50,7 +50,7 @@ def protected(*paths: str | Path | None) -> Iterator[None]:
     trees: set[Identity] = set()
     above: set[Identity] = set()
     seen: set[Path] = set()
-    for path in (Path(p).expanduser() for p in paths if p is not None):
+    for path in (Path(os.path.expanduser(p)) for p in paths if p is not None):
         own = identities(path)
         (trees if _is_folder(path) else files).update(own)
         for spelling in {path.absolute().parent, _resolved(path).parent}:

@@ -15,7 +15,7 @@ def made_here(path: Path) -> bool:
 
     Only what is called like a result is opened.
     """
-    if not path.name.lower().endswith((f"{RESULT}.tif", f"{RESULT}.png", f"{RESULT}.zarr")):
+    if not path.name.lower().endswith((f"{RESULT}.tif", f"{RESULT}.png", f"{RESULT}.zarr", f"{RESULT}.zip")):
         return False
     try:
         return _KINDS[path.suffix.lower()](path)
@@ -46,4 +46,11 @@ def _zarr(path: Path) -> bool:
     return "image-label" in told
 
 
-_KINDS = {".tif": _tiff, ".png": _png, ".zarr": _zarr}
+def _rois(path: Path) -> bool:
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return all(name.endswith(".roi") for name in archive.namelist())
+
+
+_KINDS = {".tif": _tiff, ".png": _png, ".zarr": _zarr, ".zip": _rois}

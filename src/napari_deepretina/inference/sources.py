@@ -81,7 +81,7 @@ def find_sources(
     """
     told: list[str] = [] if notes is None else notes
     found = [s for text in inputs for s in _sources(text, looking, told)]
-    ours = [s for s in found if s.path.is_file() and made_here(s.path)]
+    ours = [s for s in found if made_here(s.path)]
     if ours and len(ours) == len(found):
         raise UserError(f"{ours[0].where} was written by an earlier run: give the image itself")
     if ours:
@@ -125,7 +125,9 @@ def _renamed(source: Source, taken: dict[str, Source]) -> Source:
 
 def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
     path = _expanded(text)
-    if _is(Path.is_dir, path) and is_ome_zarr(path):
+    if path.suffix.lower() == ".zip" and made_here(path):
+        notes.append(f"{text} left out: its ROIs were written by an earlier run")
+    elif _is(Path.is_dir, path) and is_ome_zarr(path):
         yield _zarr(path, looking.wanted.axes)
     elif _is(Path.is_dir, path) or path.suffix.lower() == ".zip":
         tree = open_tree(path)
