@@ -174,6 +174,14 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="JSON with lists train and val; by default the one in or beside the data, "
         "else a random tenth is held out",
     )
+    parser.add_argument(
+        "--incomplete",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="those of --data in which some nuclei are unlabelled: confident detections without a label "
+        "count little in the loss",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     parser.add_argument("--device", default="auto", choices=CHOICES, help="default auto")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
@@ -199,6 +207,7 @@ def _train(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         split=arguments.split,
         overrides=arguments.set,
+        incomplete=arguments.incomplete,
         out=None if arguments.dry_run else arguments.out,
         resume=arguments.resume,
     )

@@ -10,6 +10,7 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.model import targets
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.network import build
+from napari_deepretina.model.regions import FORGIVEN, region_weights
 from napari_deepretina.model.targets import mask_targets, match_anchors
 
 
@@ -42,6 +43,21 @@ def test_mask_targets_show_the_object_inside_its_region():
     assert torch.equal(masks[0], (labels[10:38, 20:48] == 5).float())
     assert torch.equal(masks[1], (labels[10:38, 20:48] == 9).float())
     assert not masks[2].any()
+
+
+def test_confident_detections_that_no_label_touches_count_little_where_labels_are_incomplete():
+    regions = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [80, 80, 90, 90]])
+    logits = torch.tensor([[0.0, 3], [3, 0], [0, 3], [3, 0]])
+    labels = np.zeros((100, 100), np.int32)
+    labels[:10, :10] = 1
+    partly, whole, bare = (
+        target_of(labels, complete=False), target_of(labels), target_of(labels * 0, complete=False)
+    )  # fmt: skip
+    assert region_weights(regions, logits, partly).tolist() == pytest.approx([1, 1, FORGIVEN, 1])
+    assert region_weights(regions, logits, whole).tolist() == [1, 1, 1, 1]
+    assert region_weights(regions, logits, bare).tolist() == pytest.approx([FORGIVEN, 1, FORGIVEN, 1])
+    assert region_weights(regions[:0], logits[:0], partly).shape == (0,)
+    assert not partly.to(torch.device("cpu")).complete
 
 
 def batch(n=2, size=128, seed=0):

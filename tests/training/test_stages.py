@@ -13,6 +13,8 @@ import tifffile
 import torch
 
 from napari_deepretina.cli import main
+from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.crops import CropStream
 from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.synthetic import SyntheticDataset
 from napari_deepretina.errors import UserError
@@ -301,8 +303,15 @@ def test_weights_of_data_sets(tmp_path):
             for kind, array in (("images", data()[i].image), ("labels", data()[i].labels)):
                 (tmp_path / name / kind).mkdir(parents=True, exist_ok=True)
                 tifffile.imwrite(tmp_path / name / kind / f"{name}{i}.tif", array)
-    train, _ = split_data([str(tmp_path / "a"), f"{tmp_path / 'b'}@3"])
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    train, _ = split_data([a, f"{b}@3"], incomplete=[b])
     assert train.weights == [1, 1, 3, 3]
+    assert [train[i].complete for i in range(4)] == [True, True, False, False]
+    options = {"architecture": Architecture(), "augmentation": Augmentation(), "seed": 0}
+    crops = CropStream(train, size=64, length=4, **options)
+    assert sorted(crops.crop(k)[1].complete for k in range(4)) == [False, False, True, True]
+    with pytest.raises(UserError, match="elsewhere is said to have unlabelled nuclei"):
+        split_data([a], incomplete=["elsewhere"])
 
 
 @pytest.mark.slow

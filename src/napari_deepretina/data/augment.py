@@ -27,7 +27,8 @@ class Augmentation(BaseModel):
     scale: tuple[float, float] = (0.6, 1.6)
     """free: zoom on top of the scale used at inference, drawn log-uniformly."""
     adapt: float = Field(default=0, ge=0, le=1)
-    """free: probability that an image whose nuclei are small is shown as large as `adapt` looks at it."""
+    """free: probability that an image whose nuclei are small or large is shown at the size that inference
+    chooses for it."""
     enlarge: float = Field(default=1.2, gt=0)
     """deep-retina: the scale is drawn from m to the larger of this and m · zoom, where m brings the short
     side to the crop's."""

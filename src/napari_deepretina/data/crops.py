@@ -59,8 +59,8 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
 
     A round goes through the images as the sampler counts them, in a new order each round.
     Images are laid as the architecture wants them; with `diameter`, the usual one in network pixels, those of
-    small nuclei may be shown as large as inference shows them (`Augmentation.adapt`). Decoded ones are kept
-    in memory, normalised, or for Matterport's networks as eight bits that fill 0…1.
+    small or large nuclei may be shown at the size at which inference shows them (`Augmentation.adapt`).
+    Decoded ones are kept in memory, normalised, or for Matterport's networks as eight bits that fill 0…1.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         self._diameter = diameter
         self._cache: dict[int, tuple[NDArray[np.float16], NDArray[np.int32]]] = {}
         self._class_of: dict[int, NDArray[np.int64]] = {}
+        self._complete: dict[int, bool] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -107,10 +108,10 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         rng = np.random.default_rng([self._seed, 1, number])
         base = self._base_scale(labels, number)
         view, ids = random_crop(image.astype(np.float32), labels, self._size, base, self._augmentation, rng)
-        return view, target_of(ids, self._class_of[index])
+        return view, target_of(ids, self._class_of[index], complete=self._complete[index])
 
     def _base_scale(self, labels: NDArray[np.int32], number: int) -> float:
-        """The zoom an image is looked at with, or the one for small nuclei."""
+        """The zoom an image is looked at with, or the one for small or large nuclei."""
         usual = self._architecture.usual_scale(min(labels.shape))
         adapt = self._augmentation.adapt
         # A generator of its own: the crop's other draws do not depend on this one.
@@ -120,7 +121,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         if not len(boxes):
             return usual
         typical = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
-        return self._architecture.scale_for_small(typical, self._diameter, usual) or usual
+        return self._architecture.adapted_scale(typical, self._diameter, usual) or usual
 
     def _decoded(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         if index not in self._cache:
@@ -129,6 +130,7 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
             if len(ids) == 0 or ids[0] != 0:
                 ids, inverse = np.concatenate([[0], ids]), inverse + 1
             known = sample.classes or {}
+            self._complete[index] = sample.complete
             self._class_of[index] = np.array([0, *(known.get(i, 1) for i in ids[1:].tolist())], np.int64)
             compact = inverse.reshape(sample.labels.shape).astype(np.int32)
             original = self._architecture.is_matterport
@@ -138,13 +140,16 @@ class CropStream(torch.utils.data.Dataset[Crop | UserError]):
         return self._cache[index]
 
 
-def target_of(labels: NDArray[np.int32], class_of: NDArray[np.int64] | None = None) -> Target:
+def target_of(
+    labels: NDArray[np.int32], class_of: NDArray[np.int64] | None = None, *, complete: bool = True
+) -> Target:
     """Truth of a crop: boxes from the label image, slivers left out.
 
     Parameters
     ----------
     class_of : class of each id; ids from its length on are copies and counted anew. By default every
         object is of class 1.
+    complete : whether every object is labelled.
     """
     ids, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     compact = inverse.reshape(labels.shape).astype(np.int32)
@@ -159,4 +164,5 @@ def target_of(labels: NDArray[np.int32], class_of: NDArray[np.int64] | None = No
         classes=torch.from_numpy(classes[present[keep]]),
         ids=torch.from_numpy(present[keep]),
         labels=torch.from_numpy(compact),
+        complete=complete,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,12 +24,15 @@ class Sample:
     image : (H, W) or (H, W, 3), any real dtype.
     labels : (H, W) int32, 0 background.
     classes : class of each id, 1…C; ids that are not in it are of class 1.
+    complete : whether every nucleus is labelled; where some are not, training punishes confident detections
+        away from all labels less.
     """
 
     name: str
     image: NDArray[Any]
     labels: LabelImage
     classes: Mapping[int, int] | None = None
+    complete: bool = True
 
 
 class Dataset(Protocol):
@@ -62,9 +65,12 @@ class Dataset(Protocol):
 
 
 class Subset:
-    """Some samples of a data set, chosen by name, in the order of the names given."""
+    """Some samples of a data set, chosen by name, in the order of the names given.
 
-    def __init__(self, dataset: Dataset, names: Sequence[str]) -> None:
+    With `complete` false, samples say that some of their nuclei are unlabelled.
+    """
+
+    def __init__(self, dataset: Dataset, names: Sequence[str], *, complete: bool = True) -> None:
         where = {name: i for i, name in enumerate(dataset.names)}
         missing = [n for n in names if n not in where]
         if missing:
@@ -75,13 +81,15 @@ class Subset:
         self.names: Sequence[str] = list(names)
         self.class_names = tuple(getattr(dataset, "class_names", ("nucleus",)))
         self._dataset = dataset
+        self._complete = complete
         self._index = [where[n] for n in names]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._dataset[self._index[index]]
+        sample = self._dataset[self._index[index]]
+        return sample if self._complete else replace(sample, complete=False)
 
 
 def checked_sample(name: str, image: NDArray[Any], labels: NDArray[Any]) -> Sample:

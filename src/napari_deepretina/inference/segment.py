@@ -160,13 +160,13 @@ def segment_steps(
     tiled = needs_tiles(plan, settings.tile)
     reading = yield from choose_reading(model, image, plan, settings)
     options["whole"] = Whole(reading)
-    enlarge = partial(larger_scale, model, settings)
+    adapt = partial(adapted_scale, model, settings)
     steps: Steps[Prediction]
     if tiled:
-        more: dict[str, Any] = {"engine": engine, "keep": keep, "enlarge": enlarge}
+        more: dict[str, Any] = {"engine": engine, "keep": keep, "adapt": adapt}
         steps = predict_tiled(model, image, side=settings.tile, **more, **options)
     else:
-        steps = _adapted(model, np.asarray(image), enlarge, options)
+        steps = _adapted(model, np.asarray(image), adapt, options)
     while True:
         try:
             step = next(steps)
@@ -188,10 +188,10 @@ def _noted(prediction: Prediction, reading: Reading) -> Prediction:
     return replace(prediction, notes=[reading.note, *prediction.notes]) if reading.note else prediction
 
 
-def larger_scale(
+def adapted_scale(
     model: LoadedModel, settings: SegmentSettings, seen: Sequence[RawInstances], plan: Plan
 ) -> float | None:
-    """Zoom for a second look at an image whose nuclei are small to the network; None if they are not.
+    """Zoom for a second look at an image whose nuclei are small or large to the network; None if neither.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def larger_scale(
     if len(boxes) < FEW:
         return None
     diameter = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
-    return model.info.architecture.scale_for_small(diameter, model.info.diameter, plan.scale)
+    return model.info.architecture.adapted_scale(diameter, model.info.diameter, plan.scale)
 
 
 def _sure_boxes(raw: RawInstances, chosen: PostprocessSettings) -> NDArray[np.float32]:
@@ -217,16 +217,17 @@ def _sure_boxes(raw: RawInstances, chosen: PostprocessSettings) -> NDArray[np.fl
 def _adapted(
     model: LoadedModel,
     image: NDArray[Any],
-    enlarge: Callable[[Sequence[RawInstances], Plan], float | None],
+    adapt: Callable[[Sequence[RawInstances], Plan], float | None],
     options: dict[str, Any],
 ) -> Steps[Prediction]:
-    """Predict, and once more where nuclei turn out to be small."""
+    """Predict, and once more where nuclei turn out to be small, or large."""
     first = yield from predict(model, image, **options)
-    scale = enlarge([first.raw], first.plan)
+    scale = adapt([first.raw], first.plan)
     if scale is None:
         return first
     second = yield from predict(model, image, **options, scale=scale)
-    note = f"nuclei are small: looked again at {scale:.2f} times the size"
+    size = "small" if scale > first.plan.scale else "large"
+    note = f"nuclei are {size}: looked again at {scale:.2f} times the size"
     return replace(second, notes=[*second.notes, note])
 
 
@@ -254,7 +255,7 @@ def segment_together(
     ]
     found = drain(predict_together(model, chosen, settings.diameter, limits, readings))
     for k, (image, one, reading) in enumerate(zip(chosen, found, readings, strict=True)):
-        if (scale := larger_scale(model, settings, [one.raw], one.plan)) is not None:
+        if (scale := adapted_scale(model, settings, [one.raw], one.plan)) is not None:
             one = drain(predict(model, image, limits=limits, scale=scale, whole=Whole(reading)))
         found[k] = _noted(one, reading)
     begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time

@@ -44,8 +44,8 @@ class SegmentSettings(PostprocessSettings):
     diameter: float | None = Field(default=None, gt=0)
     """Expected nucleus diameter in pixels; none keeps the image's scale, but enlarges small images."""
     adapt: bool = True
-    """Where no diameter is given and the nuclei found are much smaller than those that the network knows,
-    look once more at the image, enlarged."""
+    """Where no diameter is given and the nuclei found are much smaller or larger than those that the network
+    knows, look once more at the image, enlarged or reduced."""
 
     def postprocessing(self, info: WeightsInfo) -> PostprocessSettings:
         """The part for post-processing; what was not chosen is taken from the weights' own advice."""

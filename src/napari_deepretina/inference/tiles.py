@@ -90,7 +90,7 @@ def predict_tiled(
     origin: tuple[int, int] = (0, 0),
     engine: Engine | None = None,
     keep: Path | None = None,
-    enlarge: Callable[[list[RawInstances], Plan], float | None] | None = None,
+    adapt: Callable[[list[RawInstances], Plan], float | None] | None = None,
     **options: Any,
 ) -> Steps[Prediction]:
     """As `predict`, tile by tile: the whole image is never in memory unless it was.
@@ -105,7 +105,7 @@ def predict_tiled(
     origin : (y, x) in pixels of the image that the grid is moved by.
     engine : does several tiles at a time; by default one after the other is done here.
     keep : folder for tiles that are done: the same call goes on where an earlier one was interrupted.
-    enlarge : given what a few tiles hold, tells the scale for all of them, or None to leave it.
+    adapt : given what a few tiles hold, tells the scale for all of them, or None to leave it.
     **options : of `predict`.
 
     Yields
@@ -124,13 +124,15 @@ def predict_tiled(
     options["whole"] = options.get("whole") or Whole(reading)
     diameter = options.pop("diameter", None)
     cut = partial(_cut, side=side, origin=origin)
-    plan, looked, fellows = yield from _scaled(model, image, cut, diameter, enlarge, options)
+    plan, looked, fellows = yield from _scaled(model, image, cut, diameter, adapt, options)
     fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
     run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
     options["whole"] = replace(options["whole"], fellows=fellows)
-    if plan.scale > model.info.architecture.usual_scale(min(plan.shape)) and diameter is None:
-        run.notes.append(f"nuclei are small: looked at {plan.scale:.2f} times the size")
+    usual = model.info.architecture.usual_scale(min(plan.shape))
+    if plan.scale != usual and diameter is None:
+        size = "small" if plan.scale > usual else "large"
+        run.notes.append(f"nuclei are {size}: looked at {plan.scale:.2f} times the size")
     if run.found:
         run.notes.append(f"{len(run.found)} tiles were done before")
     for number, before in looked.items():
@@ -195,22 +197,22 @@ def _scaled(
     image: Any,
     cut: Callable[[Plan], list[Tile]],
     diameter: float | None,
-    enlarge: Callable[[list[RawInstances], Plan], float | None] | None,
+    adapt: Callable[[list[RawInstances], Plan], float | None] | None,
     options: dict[str, Any],
 ) -> Steps[tuple[Plan, dict[int, Prediction], Fellows | None]]:
-    """The plan of an image whose nuclei may be small, the tiles that were looked at with it, their nuclei."""
+    """The plan, which the nuclei's size may change, the tiles that were looked at with it, their nuclei."""
     shape = (int(image.shape[0]), int(image.shape[1]))
     plan = partial(
         make_plan, shape, model.info.architecture, trained_diameter=model.info.diameter, diameter=diameter
     )
     usual = plan()
-    if enlarge is None and model.info.rescoring is None:
+    if adapt is None and model.info.rescoring is None:
         return usual, {}, None
     looked = yield from _look_at_some(model, image, cut(usual), options, usual.scale)
     evidence = [answer.evidence for answer in looked.values() if answer.evidence is not None]
     fellows = fellows_of(np.concatenate(evidence)) if evidence else None
     looked = {number: answer.rescored(model, fellows) for number, answer in looked.items()}
-    scale = enlarge([answer.raw for answer in looked.values()], usual) if enlarge else None
+    scale = adapt([answer.raw for answer in looked.values()], usual) if adapt else None
     return (usual, looked, fellows) if scale is None else (plan(scale=scale), {}, fellows)
 
 

@@ -15,6 +15,10 @@ SMALL = 0.85
 """Nuclei of less than this share of the diameter that a network knows are small to it."""
 GOAL = 1.2
 """The share that they are enlarged to."""
+LARGE = 2.2
+"""Nuclei of more than this share of the diameter that a network knows are large to it."""
+GOAL_OF_LARGE = 1.4
+"""The share that they are reduced to."""
 MOST_ENLARGED = 2.0
 """Images are not enlarged by more than this, and for small nuclei by as much once more."""
 
@@ -70,8 +74,8 @@ class Architecture(BaseModel):
         larger = self.short_side / side
         return max(self.scale, larger if self.is_matterport else min(larger, MOST_ENLARGED * self.scale))
 
-    def scale_for_small(self, diameter: float, known: float, usual: float) -> float | None:
-        """Zoom at which an image of small nuclei is looked at instead; None where they are not small.
+    def adapted_scale(self, diameter: float, known: float, usual: float) -> float | None:
+        """Zoom at which an image of small or large nuclei is looked at instead; None where they are neither.
 
         Parameters
         ----------
@@ -79,8 +83,10 @@ class Architecture(BaseModel):
         known : what the network was trained on, in network pixels.
         usual : zoom otherwise.
         """
-        larger = min(GOAL * known / diameter, MOST_ENLARGED * usual)
-        return larger if diameter * usual < SMALL * known else None
+        share = diameter * usual / known
+        if share < SMALL:
+            return min(GOAL * known / diameter, MOST_ENLARGED * usual)
+        return GOAL_OF_LARGE * known / diameter if share > LARGE else None
 
     @property
     def is_matterport(self) -> bool:

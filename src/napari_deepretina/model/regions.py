@@ -17,6 +17,36 @@ from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.targets import Target, mask_targets
 
 LEVELS = ("0", "1", "2", "3")
+FORGIVEN = 0.3
+"""Weight of a confident detection away from all labels, where some nuclei are unlabelled."""
+APART = 0.1
+"""IoU with every labelled nucleus up to which a region lies away from all of them."""
+
+
+def region_weights(regions: Tensor, logits: Tensor, target: Target) -> Tensor:
+    """How much the class of each region counts in the loss.
+
+    Everything counts in full, but in an image of which some nuclei are unlabelled, a region that the network
+    holds for a nucleus, and that touches no labelled one, may well be one.
+
+    Parameters
+    ----------
+    regions : (R, 4) xyxy pixels.
+    logits : (R, classes) the network's answer, 0 background.
+
+    Returns
+    -------
+    (R,) float32 of 1 and FORGIVEN.
+    """
+    weights = torch.ones(len(regions), device=logits.device)
+    if target.complete or not len(regions):
+        return weights
+    confident = logits.softmax(-1)[:, 0] < 0.5
+    apart = torch.ones_like(confident)
+    if len(target.boxes):
+        apart = box_iou(target.boxes, regions).amax(dim=0) <= APART
+    weights[confident & apart] = FORGIVEN
+    return weights
 
 
 @dataclass(frozen=True)
@@ -82,8 +112,11 @@ class RegionHeads(nn.Module):
         wanted = self.coder.encode_single(truth, torch.cat(regions))
         chosen = deltas.view(len(labels), deltas.shape[1] // 4, 4)[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(chosen, wanted[positive], beta=1 / 9, reduction="sum")
+        each = F.cross_entropy(logits, labels, reduction="none")
+        answers = torch.split(logits.detach(), [len(r) for r in regions])
+        weights = [region_weights(*known) for known in zip(regions, answers, targets, strict=True)]
         return {
-            "loss_classifier": F.cross_entropy(logits, labels),
+            "loss_classifier": (each * torch.cat(weights)).mean(),
             "loss_box_reg": box_loss / max(1, labels.numel()),
             "loss_mask": self._mask_loss(features, regions, classes, matched, targets, sizes),
         }

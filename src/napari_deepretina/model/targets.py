@@ -21,15 +21,21 @@ class Target:
     classes : (G,) int64, 1…C.
     ids : (G,) int64, the object's id in ``labels``.
     labels : (H, W) int32 label image.
+    complete : whether every object of the image is in it.
     """
 
-    def __init__(self, boxes: Tensor, classes: Tensor, ids: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, boxes: Tensor, classes: Tensor, ids: Tensor, labels: Tensor, complete: bool = True
+    ) -> None:
         self.boxes, self.classes, self.ids, self.labels = boxes, classes, ids, labels
+        self.complete = complete
 
     def to(self, device: torch.device) -> Target:
         """The same truth on another device."""
-        parts = (self.boxes, self.classes, self.ids, self.labels)
-        return Target(*(tensor.to(device) for tensor in parts))
+        boxes, classes, ids, labels = (
+            tensor.to(device) for tensor in (self.boxes, self.classes, self.ids, self.labels)
+        )
+        return Target(boxes, classes, ids, labels, self.complete)
 
 
 def match_anchors(

@@ -12,7 +12,7 @@ from napari_deepretina.data.sample import Dataset, Sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.inference.predict import Prediction, Whole, predict
-from napari_deepretina.inference.segment import larger_scale
+from napari_deepretina.inference.segment import adapted_scale
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.model.architecture import Limits
@@ -83,10 +83,10 @@ def learn_rescoring(
 
 
 def _looked_at(model: LoadedModel, sample: Sample, whole: Whole) -> Prediction:
-    """As for segmentation: small nuclei enlarged."""
+    """As for segmentation: small nuclei enlarged, large ones reduced."""
     limits = Rescoring.limits(Limits())
     first = drain(predict(model, sample.image, limits=limits, whole=whole))
-    scale = larger_scale(model, SegmentSettings(score=SURE), [first.raw], first.plan)
+    scale = adapted_scale(model, SegmentSettings(score=SURE), [first.raw], first.plan)
     return (
         first
         if scale is None

@@ -54,6 +54,7 @@ def plan_training(
     weights: str = "random",
     split: str | None = None,
     overrides: Sequence[str] = (),
+    incomplete: Sequence[str] = (),
     out: Path | None = None,
     resume: bool = False,
 ) -> Plan:
@@ -65,6 +66,7 @@ def plan_training(
     data : data sets, as in `split_data`.
     weights : as in `starting_point`.
     overrides : ``STAGE.KEY=VALUE``.
+    incomplete : as in `split_data`.
     out, resume : given, the folder is checked as well.
 
     Raises
@@ -74,7 +76,7 @@ def plan_training(
     """
     problems: list[str] = []
     recipe = _told_together(problems, lambda: load_recipe(recipe_name, overrides))
-    parts = _told_together(problems, lambda: split_data(data, split))
+    parts = _told_together(problems, lambda: split_data(data, split, incomplete))
     if out is not None:
         _told_together(problems, lambda: _folder_is_fit(out, resume))
     if recipe is None or parts is None or problems:
@@ -118,12 +120,20 @@ def _folder_is_fit(out: Path, resume: bool) -> None:
             )
 
 
-def split_data(data: Sequence[str], split: str | None = None) -> tuple[Dataset, Dataset]:
+def split_data(
+    data: Sequence[str], split: str | None = None, incomplete: Sequence[str] = ()
+) -> tuple[Dataset, Dataset]:
     """Training and validation images of one or several data sets.
 
     Each set is split by the file given, else by the split in or beside it, else at random
     (one tenth held out, the same ones each time). ``PATH@3`` takes a set three times as often.
+    Sets that are named in `incomplete` as well have unlabelled nuclei: see `Sample.complete`.
     """
+    known = [_weighted(text)[0] for text in data]
+    if strangers := [path for path in incomplete if path not in known]:
+        raise UserError(
+            f"{strangers[0]} is said to have unlabelled nuclei but is not among the data: {', '.join(known)}"
+        )
     train: list[Dataset] = []
     val: list[Dataset] = []
     weights: list[int] = []
@@ -132,7 +142,7 @@ def split_data(data: Sequence[str], split: str | None = None) -> tuple[Dataset, 
         path, weight = _weighted(text)
         dataset, found = open_dataset(path)
         chosen = given or found or random_split(dataset.names)
-        train.append(Subset(dataset, chosen.train))
+        train.append(Subset(dataset, chosen.train, complete=path not in incomplete))
         val.append(Subset(dataset, chosen.val))
         weights.append(weight)
     if not sum(map(len, train)) or not sum(map(len, val)):
