@@ -29,7 +29,7 @@ for package in {packages!r}:
     [
         (("napari_deepretina",), GUI),
         (
-            tuple(f"napari_deepretina.{r}" for r in ("instances", "postprocess", "evaluation")),
+            tuple(f"napari_deepretina.{r}" for r in ("instances", "postprocess", "evaluation", "document")),
             GUI + TORCH,
         ),
     ],

@@ -1,0 +1,105 @@
+"""What happens to a document, as values that can be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.postprocess.settings import PostprocessSettings
+
+State = Literal["found", "accepted", "edited", "drawn", "deleted"]
+Source = Literal["network", "look again", "person"]
+K = TypeVar("K")
+V = TypeVar("V")
+Index = tuple[int, ...]
+"""A plane of a stack; () is the only one of a single image."""
+
+
+class Nucleus(NamedTuple):
+    """What is known of one nucleus beside its pixels.
+
+    Attributes
+    ----------
+    state : found by the network and left as it is, accepted, edited or drawn by a person, or deleted.
+    source : who found it first: the network, the network when it looked again, or a person.
+    score : the network's own, 0…1; None where it gave none.
+    votes : views that saw it.
+    class_id : 1…C.
+    """
+
+    state: State
+    source: Source
+    score: float | None = None
+    votes: int = 0
+    class_id: int = 1
+
+    @property
+    def stays(self) -> bool:
+        """Whether its pixels are kept whatever the sliders do."""
+        return self.state != "found" or self.source != "network"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step, with what was before: applied backwards, it is undone to the byte.
+
+    Attributes
+    ----------
+    what : it did, in words for a person.
+    where : (N,) int64, rising places in the flattened labels.
+    before, after : (N,) int32, the labels there.
+    nuclei : by id, the record before and after; None is no record.
+    settings : by plane, those of post-processing before and after.
+    """
+
+    what: str
+    where: NDArray[np.int64]
+    before: NDArray[np.int32]
+    after: NDArray[np.int32]
+    nuclei: Mapping[int, tuple[Nucleus | None, Nucleus | None]] = field(default_factory=dict)
+    settings: Mapping[Index, tuple[PostprocessSettings, PostprocessSettings]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+        return not (len(self.where) or self.nuclei or any(a != b for a, b in self.settings.values()))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return self.where.nbytes + self.before.nbytes + self.after.nbytes + 200 * len(self.nuclei)
+
+    def backwards(self) -> Change:
+        """The change that undoes this one."""
+        return Change(
+            self.what,
+            self.where,
+            self.after,
+            self.before,
+            {label: (after, before) for label, (before, after) in self.nuclei.items()},
+            {index: (after, before) for index, (before, after) in self.settings.items()},
+        )
+
+    def then(self, later: Change) -> Change:
+        """The change and a later one as one step; what comes back to what it was is left out."""
+        where = np.union1d(self.where, later.where)
+        mine, its = np.searchsorted(where, self.where), np.searchsorted(where, later.where)
+        before, after = np.empty(len(where), np.int32), np.empty(len(where), np.int32)
+        before[its], before[mine] = later.before, self.before
+        after[mine], after[its] = self.after, later.after
+        moved = before != after
+        nuclei = _chained(self.nuclei, later.nuclei)
+        settings = _chained(self.settings, later.settings)
+        return Change(later.what, where[moved], before[moved], after[moved], nuclei, settings)
+
+
+def _chained(one: Mapping[K, tuple[V, V]], other: Mapping[K, tuple[V, V]]) -> dict[K, tuple[V, V]]:
+    """Pairs of before and after of two steps as those of one."""
+    joined = dict(one)
+    for key, (before, after) in other.items():
+        joined[key] = (joined[key][0] if key in joined else before, after)
+    return {key: pair for key, pair in joined.items() if pair[0] != pair[1]}

@@ -1,0 +1,74 @@
+"""One plane's raw detections, and the ids that nuclei made of them keep."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.instances import Instances, RawInstances
+from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.postprocess.pipeline import Postprocessor
+from napari_deepretina.postprocess.settings import PostprocessSettings
+
+
+class TunedPlane:
+    """What settings make of one plane's detections.
+
+    An id belongs to a raw detection for as long as the document lives, so that a nucleus keeps its id, and
+    with it its colour, while thresholds move.
+
+    Parameters
+    ----------
+    raw : detections, kept as they are.
+    sources : (N,) the place in `raw` of the detection behind each nucleus shown now, -1 for none.
+    ids : (N,) their ids.
+
+    Attributes
+    ----------
+    id_of : (len(raw),) int32, id of the nucleus that a detection leads; 0 where it never led one.
+    """
+
+    def __init__(self, raw: RawInstances, sources: NDArray[np.integer], ids: NDArray[np.integer]) -> None:
+        self.raw = raw
+        self.id_of = np.zeros(len(raw), np.int32)
+        known = sources >= 0
+        self.id_of[sources[known]] = ids[known]
+        self._postprocess = Postprocessor(raw)
+        self._made: tuple[PostprocessSettings, Instances] | None = None
+
+    def nuclei(self, settings: PostprocessSettings) -> Instances:
+        """The final instances for these settings; the last answer is kept."""
+        if self._made is None or self._made[0] != settings:
+            self._made = settings, self._postprocess(settings)
+        return self._made[1]
+
+
+def laid_over(
+    current: LabelImage, kept: NDArray[np.integer], nuclei: Instances, max_lost: float
+) -> LabelImage:
+    """New nuclei around those that stay.
+
+    Parameters
+    ----------
+    current : (H, W), the labels shown now.
+    kept : ids that keep their pixels in `current`.
+    nuclei : the others, under their ids; they give way to kept ones where they meet, and are left out where
+        that takes more than `max_lost` of them.
+
+    Returns
+    -------
+    (H, W) int32, a new array.
+    """
+    labels = nuclei.to_labels()
+    if not len(kept):
+        return labels
+    mask = np.isin(current, kept)
+    covered = np.unique(labels[mask])
+    for label in covered[covered > 0].tolist():
+        place = int(np.flatnonzero(nuclei.ids == label)[0])
+        x0, y0, x1, y1 = nuclei.boxes[place].tolist()
+        window, shape = (slice(y0, y1), slice(x0, x1)), nuclei.masks[place]
+        if np.count_nonzero(mask[window] & shape) > max_lost * np.count_nonzero(shape):
+            labels[window][shape & (labels[window] == label)] = 0
+    labels[mask] = current[mask]
+    return labels
