@@ -320,6 +320,8 @@ def test_a_hundred_random_steps_can_be_undone_and_redone(make, seed, kinds):
         for label, nucleus in document.nuclei.items():  # an id is never given to another nucleus
             assert owners.setdefault(label, nucleus.source) == nucleus.source
     consistent(document)
+    while document.redo() is not None:
+        pass
     last = content(document)
     while document.undo() is not None:
         consistent(document)

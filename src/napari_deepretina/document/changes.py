@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.document.records import Nucleus
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
-State = Literal["found", "accepted", "edited", "drawn", "deleted"]
-Source = Literal["network", "look again", "person"]
 K = TypeVar("K")
 V = TypeVar("V")
 Index = tuple[int, ...]
 """A plane of a stack; () is the only one of a single image."""
-
-
-class Nucleus(NamedTuple):
-    """What is known of one nucleus beside its pixels.
-
-    Attributes
-    ----------
-    state : found by the network and left as it is, accepted, edited or drawn by a person, or deleted.
-    source : who found it first: the network, the network when it looked again, or a person.
-    score : the network's own, 0…1; None where it gave none.
-    votes : views that saw it.
-    class_id : 1…C.
-    """
-
-    state: State
-    source: Source
-    score: float | None = None
-    votes: int = 0
-    class_id: int = 1
-
-    @property
-    def stays(self) -> bool:
-        """Whether its pixels are kept whatever the sliders do."""
-        return self.state != "found" or self.source != "network"
 
 
 @dataclass(frozen=True)

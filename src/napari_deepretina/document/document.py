@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.document.changes import Change, Index, Nucleus, State
+from napari_deepretina.document.changes import Change, Index
 from napari_deepretina.document.history import History
 from napari_deepretina.document.measure import Columns, measure
 from napari_deepretina.document.planes import TunedPlane, laid_over
+from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, RawInstances, editing
 from napari_deepretina.instances.labels import sizes_of
@@ -93,8 +94,8 @@ class Document:
         """
         nuclei: dict[int, Nucleus] = {}
         for _, instances, ids in made.values():
-            for label, record in _records(instances, ids).items():
-                nuclei[label] = _better(record, nuclei.get(label))
+            for label, record in records_of(instances, ids).items():
+                nuclei[label] = better(record, nuclei.get(label))
         planes = {
             index: TunedPlane(raw, instances.sources, ids) for index, (raw, instances, ids) in made.items()
         }
@@ -140,18 +141,7 @@ class Document:
         ``index``, ``state``, ``source``, ``score`` (NaN where the network gave none), ``votes``, ``class``
         (name) and ``area`` (pixels).
         """
-        ids = self.present
-        rows = [self.nuclei[i] for i in ids.tolist()]
-        names = ("", *self.classes)
-        return {
-            "index": ids,
-            "state": np.array([n.state for n in rows], object),
-            "source": np.array([n.source for n in rows], object),
-            "score": np.array([np.nan if n.score is None else n.score for n in rows], float),
-            "votes": np.array([n.votes for n in rows], np.int32),
-            "class": np.array([names[n.class_id] if n.class_id < len(names) else "" for n in rows], object),
-            "area": np.array([self._sizes[i] for i in ids.tolist()], np.int64),
-        }
+        return known_columns(self.present, self.nuclei, self._sizes, self.classes)
 
     def table(
         self,
@@ -318,7 +308,7 @@ class Document:
     def _retuned(self, settings: PostprocessSettings, index: Index) -> Change:
         plane, current = self.planes[index], self.labels[index]
         made = plane.nuclei(settings)
-        made = replace(made, ids=self._ids_of(plane, made))
+        made = replace(made, ids=plane.ids_of(made, self.new_id))
         staying = np.array([i for i, n in self.nuclei.items() if n.stays], np.int64)
         free = ~np.isin(made.ids, staying)
         made = replace(made[free], ids=made.ids[free])
@@ -331,24 +321,16 @@ class Document:
 
     def _records_of(self, made: Instances, index: Index) -> dict[int, Nucleus]:
         """Records of a plane's nuclei; of objects that lie in other planes, too, the best of all."""
-        found = _records(made, made.ids)
+        found = records_of(made, made.ids)
         for other, plane in self.planes.items() if len(self.planes) > 1 else ():
             if other == index:
                 continue
             there = plane.nuclei(self._settings[other])
             ids = plane.id_of[there.sources]
             shared = np.isin(ids, made.ids)
-            for label, record in _records(there[shared], ids[shared]).items():
-                found[label] = _better(found[label], record)
+            for label, record in records_of(there[shared], ids[shared]).items():
+                found[label] = better(found[label], record)
         return found
-
-    def _ids_of(self, plane: TunedPlane, made: Instances) -> NDArray[np.int64]:
-        ids = plane.id_of[made.sources]
-        new = np.flatnonzero(ids == 0)
-        ids[new] = self._last_id + 1 + np.arange(len(new))
-        self._last_id += len(new)
-        plane.id_of[made.sources[new]] = ids[new]
-        return ids.astype(np.int64)
 
     def _painted(
         self,
@@ -364,13 +346,10 @@ class Document:
         new : records of new nuclei.
         """
         before, after = self._flat[where], np.broadcast_to(np.asarray(after, np.int32), where.shape)
-        sizes = _pixels_of(after)
-        sizes.subtract(_pixels_of(before))
-        records: dict[int, Nucleus] = {}
-        for label in sizes.keys() - {0} - (new or {}).keys():
-            record, left = self.nuclei[label], self._sizes[label] + sizes[label]
-            drawn: State = "drawn" if record.state == "drawn" else "edited"
-            records[label] = record._replace(state=drawn if left else "deleted")
+        gained = _pixels_of(after)
+        gained.subtract(_pixels_of(before))
+        known = {label: self.nuclei[label] for label in gained if label not in (new or {})}
+        records = {i: n.painted_over(self._sizes[i] + gained[i]) for i, n in known.items()}
         return self._do(what, where, after, records | dict(new or {}))
 
     def _do(
@@ -416,22 +395,6 @@ class Document:
             for listener in self.listeners:
                 listener(change)
         return change
-
-
-def _records(found: Instances, ids: NDArray[np.integer]) -> dict[int, Nucleus]:
-    """Records of nuclei as the network found them, by id."""
-    rest = (found.scores.tolist(), found.votes.tolist(), found.classes.tolist())
-    return {
-        label: Nucleus("found", "network", round(score, 4), votes, class_id)
-        for label, score, votes, class_id in zip(ids.tolist(), *rest, strict=True)
-    }
-
-
-def _better(one: Nucleus, other: Nucleus | None) -> Nucleus:
-    """One object's record, with the best that two planes say of it."""
-    if other is None:
-        return one
-    return one._replace(score=max(one.score or 0, other.score or 0), votes=max(one.votes, other.votes))
 
 
 def _pixels_of(values: NDArray[np.int32]) -> Counter[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,14 @@ class TunedPlane:
         if self._made is None or self._made[0] != settings:
             self._made = settings, self._postprocess(settings)
         return self._made[1]
+
+    def ids_of(self, made: Instances, new_id: Callable[[], int]) -> NDArray[np.int64]:
+        """(N,) ids of nuclei made of these detections; those that have none yet are given one."""
+        ids = self.id_of[made.sources]
+        new = np.flatnonzero(ids == 0)
+        ids[new] = [new_id() for _ in new]
+        self.id_of[made.sources[new]] = ids[new]
+        return ids.astype(np.int64)
 
 
 def laid_over(
