@@ -177,6 +177,24 @@ def appended(path: Path) -> IO[str]:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def append_bytes(path: Path, content: bytes) -> None:
+    """Add to the end of a file, and wait until the disk has it.
+
+    Raises
+    ------
+    UserError
+        If it is an input, or cannot be written.
+    """
+    refuse_inputs(path)
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it, if it is there.
 

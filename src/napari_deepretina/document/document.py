@@ -45,12 +45,15 @@ class Document:
     planes : raw detections of each plane; those without cannot be tuned.
     classes : names of classes 1…C.
     nuclei : records of the ids in `labels`; those that have none were drawn by a person.
+    settings_of : of planes that were made with other settings.
 
     Attributes
     ----------
     labels : (…, H, W) int32, not to be written to.
     nuclei : record of each id, deleted ones included.
     chosen : id of the nucleus that is looked at, 0 for none.
+    last_id : the highest id that was ever given.
+    settings : those asked for last, for whichever plane.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Document:
         *,
         classes: Sequence[str] = ("nucleus",),
         nuclei: Mapping[int, Nucleus] | None = None,
+        settings_of: Mapping[Index, PostprocessSettings] | None = None,
     ) -> None:
         self._flat = np.ascontiguousarray(labels, np.int32).ravel().copy()
         self.labels = self._flat.reshape(labels.shape)
@@ -69,12 +73,13 @@ class Document:
         self.chosen = 0
         self.listeners: list[Listener] = []
         self.history = History()
-        self._settings = dict.fromkeys(self.planes, settings)
+        self.settings = settings
+        self._settings = dict.fromkeys(self.planes, settings) | dict(settings_of or {})
         self._sizes = _pixels_of(self.labels)
         drawn = Nucleus("drawn", "person")
         self.nuclei = dict.fromkeys(self._sizes, drawn) | dict(nuclei or {})
         of_planes = [int(plane.id_of.max(initial=0)) for plane in self.planes.values()]
-        self._last_id = max([0, *(i for i in self.nuclei if i <= HIGHEST), *of_planes])
+        self.last_id = max([0, *(i for i in self.nuclei if i <= HIGHEST), *of_planes])
 
     @classmethod
     def of_result(
@@ -119,8 +124,8 @@ class Document:
 
     def new_id(self) -> int:
         """An id that no nucleus has, had, or will be given otherwise."""
-        self._last_id += 1
-        return self._last_id
+        self.last_id += 1
+        return self.last_id
 
     def is_present(self, label: int) -> bool:
         """Whether a nucleus has pixels."""
@@ -230,9 +235,9 @@ class Document:
         leaves. `found` is in pixels of the box.
         """
         keep = np.array([i for i, n in self.nuclei.items() if n.state != "found"], np.int64)
-        first = self._last_id + 1
+        first = self.last_id + 1
         (rows, columns), values = editing.replace_within(self.labels[index], box, found, first, keep)
-        self._last_id += len(found)
+        self.last_id += len(found)
         votes, classes = found.votes.tolist(), found.classes.tolist()
         new = {
             first + k: Nucleus("found", "look again", round(score, 4), votes[k], classes[k])
@@ -260,8 +265,8 @@ class Document:
         new: dict[int, Nucleus] = {}
         for label in np.unique(values[values != 0]).tolist():
             strange = label not in self.nuclei
-            if strange and 0 < label <= min(HIGHEST, self._last_id + _ANYONES):
-                self._last_id = max(self._last_id, label)
+            if strange and 0 < label <= min(HIGHEST, self.last_id + _ANYONES):
+                self.last_id = max(self.last_id, label)
                 new[label] = Nucleus("drawn", "person")
             elif strange or not self.is_present(label):
                 fresh = self.new_id()
@@ -279,6 +284,11 @@ class Document:
         change = self._retuned(settings, self._tunable(index))
         self._apply(change)
         return self._keep(change, hand=hand)
+
+    def repeat(self, change: Change) -> None:
+        """Do a step that was done to this very document before it was read from a file."""
+        self._apply(change)
+        self._keep(change)
 
     def undo(self) -> Change | None:
         """Take the last step back; the change that did so, None if there is nothing to undo."""
@@ -379,7 +389,7 @@ class Document:
             else:
                 self.nuclei[label] = record
         for index, (_, settings) in change.settings.items():
-            self._settings[index] = settings
+            self._settings[index] = self.settings = settings
         if self.chosen and not self.is_present(self.chosen):
             self.chosen = 0
 

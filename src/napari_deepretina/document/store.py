@@ -1,0 +1,248 @@
+"""Documents on disk: one file, and while a person works, every step added to it as it happens.
+
+A file is a line that names the format, then frames. A frame is the length and the CRC-32 of what follows, and
+an npz archive. The first frame holds the whole document, each later one a step or taking one back. A file
+that was cut off in the midst of a frame is read up to the last whole one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_deepretina.document.changes import Change, Index
+from napari_deepretina.document.document import Document
+from napari_deepretina.document.planes import TunedPlane
+from napari_deepretina.document.records import Nucleus
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import append_bytes, written_whole
+from napari_deepretina.instances import RawInstances
+from napari_deepretina.postprocess.settings import PostprocessSettings
+
+SUFFIX = ".nuclei"
+MAGIC = b"napari-deepretina nuclei 1\n"
+_HEAD = struct.Struct("<QI")
+_RAW = ("boxes", "scores", "masks", "classes", "views", "tiles")
+_RAW_FACTS = ("shape", "fingerprint", "view_count", "thinned", "fading")
+Arrays = dict[str, NDArray[Any]]
+
+
+def save(document: Document, path: Path, told: Mapping[str, Any] | None = None) -> None:
+    """Write a document as it is now, without its history, as one file.
+
+    Parameters
+    ----------
+    told : more to keep with it, such as the image's name; must be fit for JSON.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+    with written_whole(path) as part:
+        part.write_bytes(MAGIC + _frame(_whole(document, told or {})))
+
+
+def load(path: Path) -> tuple[Document, dict[str, Any]]:
+    """A document from its file, with the steps that are in it, and what else was kept.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or is no document.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not content.startswith(MAGIC):
+        raise UserError(f"{path} is no file of nuclei that this version can read")
+    frames = _frames(content[len(MAGIC) :])
+    try:
+        first = next(frames, None)
+        if first is None:
+            raise UserError(f"{path} was cut off before its first document was whole")
+        document, told = _document(first)
+        for frame in frames:
+            _replay(document, frame)
+    except (KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    return document, told
+
+
+class Autosave:
+    """Keeps a document's file up to date, step by step, off the calling thread.
+
+    Parameters
+    ----------
+    path : is written whole at the first step, and added to from then on.
+    told : as for `save`.
+    """
+
+    def __init__(self, document: Document, path: Path, told: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self._document, self._told = document, dict(told or {})
+        self._written: list[Change] = []
+        self._begun = False
+        self._thread = ThreadPoolExecutor(1, "autosave")
+
+    def write(self) -> Future[None] | None:
+        """Write what happened since the last call; None if nothing did.
+
+        The future's result is an error of the disk, if there was one.
+        """
+        done = self._document.history.done
+        while self._written and done and self._written[0] is not done[0] and done[0] in self._written:
+            self._written.pop(0)  # the history forgot it
+        same = 0
+        while same < min(len(done), len(self._written)) and done[same] is self._written[same]:
+            same += 1
+        back, new = len(self._written) - same, done[same:]
+        if not back and not new:
+            return None
+        self._written = list(done)
+        frames = [_step(self._document, change) for change in new]
+        if not self._begun:
+            self._begun = True
+            start = _whole(self._document, self._told, done)
+            return self._thread.submit(self._write_whole, [start, *frames])
+        return self._thread.submit(self._append, back, frames)
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self.write()
+        self._thread.shutdown()
+
+    def _write_whole(self, frames: list[Arrays]) -> None:
+        with written_whole(self.path) as part:
+            part.write_bytes(MAGIC + b"".join(map(_frame, frames)))
+
+    def _append(self, back: int, frames: list[Arrays]) -> None:
+        taken_back: list[Arrays] = [{"meta": _text({"kind": "back"})}] * back
+        append_bytes(self.path, b"".join(map(_frame, taken_back + frames)))
+
+
+def _frame(arrays: Arrays) -> bytes:
+    packed = io.BytesIO()
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(packed, **named)
+    content = packed.getvalue()
+    return _HEAD.pack(len(content), zlib.crc32(content)) + content
+
+
+def _frames(content: bytes) -> Iterator[Arrays]:
+    """Whole frames, up to the first that is not."""
+    place = 0
+    while place + _HEAD.size <= len(content):
+        length, crc = _HEAD.unpack_from(content, place)
+        place += _HEAD.size
+        packed = content[place : place + length]
+        if not length or len(packed) < length or zlib.crc32(packed) != crc:
+            return
+        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+            yield dict(arrays)
+        place += length
+
+
+def _text(content: Mapping[str, Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
+
+
+def _meta(arrays: Arrays) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(arrays["meta"].tobytes())
+    return told
+
+
+def _whole(document: Document, told: Mapping[str, Any], steps: Sequence[Change] = ()) -> Arrays:
+    """A document as it was before its last `steps`, as arrays; those that change later are copied."""
+    labels, nuclei = document.labels.copy(), dict(document.nuclei)
+    settings = {index: document.settings_of(index) for index in document.planes}
+    for step in reversed(steps):
+        labels.reshape(-1)[step.where] = step.before
+        nuclei |= {label: before for label, (before, _) in step.nuclei.items() if before is not None}
+        for label in [label for label, (before, _) in step.nuclei.items() if before is None]:
+            nuclei.pop(label, None)
+        settings |= {index: before for index, (before, _) in step.settings.items()}
+    arrays: Arrays = {"labels": labels}
+    planes = []
+    for k, (index, plane) in enumerate(document.planes.items()):
+        arrays |= {f"{k}_{name}": getattr(plane.raw, name) for name in _RAW}
+        arrays[f"{k}_id_of"] = plane.id_of.copy()
+        facts = {name: getattr(plane.raw, name) for name in _RAW_FACTS}
+        planes.append({"index": index, "settings": settings[index].model_dump(), "raw": facts})
+    arrays["meta"] = _text(
+        {
+            "told": dict(told),
+            "classes": document.classes,
+            "planes": planes,
+            "nuclei": {str(label): list(record) for label, record in nuclei.items()},
+            "last_id": document.last_id,
+            "settings": document.settings.model_dump(),
+        }
+    )
+    return arrays
+
+
+def _document(arrays: Arrays) -> tuple[Document, dict[str, Any]]:
+    meta = _meta(arrays)
+    planes: dict[Index, TunedPlane] = {}
+    for k, known in enumerate(meta["planes"]):
+        facts = known["raw"] | {"shape": tuple(known["raw"]["shape"])}
+        given: dict[str, Any] = {name: arrays[f"{k}_{name}"] for name in _RAW} | facts
+        raw = RawInstances(**given)
+        id_of = arrays[f"{k}_id_of"]
+        led = np.flatnonzero(id_of)
+        planes[tuple(known["index"])] = TunedPlane(raw, led, id_of[led])
+    document = Document(
+        arrays["labels"],
+        PostprocessSettings(**meta["settings"]),
+        planes,
+        settings_of={tuple(p["index"]): PostprocessSettings(**p["settings"]) for p in meta["planes"]},
+        classes=meta["classes"],
+        nuclei={int(label): Nucleus(*record) for label, record in meta["nuclei"].items()},
+    )
+    document.last_id = max(document.last_id, meta["last_id"])
+    return document, meta["told"]
+
+
+def _step(document: Document, change: Change) -> Arrays:
+    """A change as arrays, with the ids that it gave."""
+    arrays: Arrays = {"where": change.where, "before": change.before, "after": change.after}
+    settings = []
+    for k, (index, pair) in enumerate(change.settings.items()):
+        arrays[f"{k}_id_of"] = document.planes[index].id_of.copy()
+        settings.append({"index": index, "pair": [s.model_dump() for s in pair]})
+    nuclei = {str(i): [None if n is None else list(n) for n in pair] for i, pair in change.nuclei.items()}
+    told = {"kind": "step", "what": change.what, "nuclei": nuclei, "settings": settings}
+    arrays["meta"] = _text(told | {"last_id": document.last_id})
+    return arrays
+
+
+def _replay(document: Document, arrays: Arrays) -> None:
+    meta = _meta(arrays)
+    if meta["kind"] == "back":
+        document.undo()
+        return
+    settings = {}
+    for k, known in enumerate(meta["settings"]):
+        index = tuple(known["index"])
+        document.planes[index].id_of[:] = arrays[f"{k}_id_of"]
+        before, after = (PostprocessSettings(**s) for s in known["pair"])
+        settings[index] = before, after
+    pairs = {
+        int(label): (None if a is None else Nucleus(*a), None if b is None else Nucleus(*b))
+        for label, (a, b) in meta["nuclei"].items()
+    }
+    change = Change(meta["what"], arrays["where"], arrays["before"], arrays["after"], pairs, settings)
+    document.last_id = max(document.last_id, meta["last_id"])
+    document.repeat(change)
