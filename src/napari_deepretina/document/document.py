@@ -264,11 +264,10 @@ class Document:
         values = theirs[there].astype(np.int64)
         new: dict[int, Nucleus] = {}
         for label in np.unique(values[values != 0]).tolist():
-            strange = label not in self.nuclei
-            if strange and 0 < label <= min(HIGHEST, self.last_id + _ANYONES):
-                self.last_id = max(self.last_id, label)
+            if self.last_id < label <= min(HIGHEST, self.last_id + _ANYONES):
+                self.last_id = label
                 new[label] = Nucleus("drawn", "person")
-            elif strange or not self.is_present(label):
+            elif not self.is_present(label):  # it may have been somebody's, whom a slider brings back
                 fresh = self.new_id()
                 values[values == label] = fresh
                 new[fresh] = Nucleus("drawn", "person")
