@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_deepretina.document import Document
+from napari_deepretina.document import Document, of_result
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
@@ -20,7 +20,7 @@ def begun(seed=7, chosen=START):
     """A document of five views."""
     raw = views_of(seed)
     instances = postprocess(raw, chosen)
-    return Document.of_result(instances.to_labels(), {(): (raw, instances, instances.ids)}, chosen)
+    return of_result(instances.to_labels(), {(): (raw, instances, instances.ids)}, chosen)
 
 
 def stack(chosen=START):
@@ -36,7 +36,7 @@ def stack(chosen=START):
         used = int(ids.max())
         labels[z] = np.concatenate([[0], ids])[instances.to_labels()]
         made[(z,)] = raw, instances, ids
-    return Document.of_result(labels, made, chosen)
+    return of_result(labels, made, chosen)
 
 
 def content(document):
@@ -186,6 +186,27 @@ def test_released_nuclei_follow_the_sliders_again():
     drawn = int(document.take_pixels(painted(document, slice(100, 104), slice(100, 104), 900)).after[0])
     with pytest.raises(UserError, match="does not come from the sliders"):
         document.release(drawn)
+
+
+def test_nuclei_mostly_under_a_kept_one_are_left_out():
+    document = begun()
+    pixels = document.labels.copy()
+    ys, xs = np.nonzero(pixels == 2)
+    drawn = document.last_id + 1
+    pixels[ys.min() - 1 : ys.max(), xs.min() - 1 : xs.max() + 2] = drawn  # covers nearly all of it
+    document.take_pixels(pixels)
+    assert document.is_present(2)
+    document.release(2)
+    assert not document.is_present(2)
+    assert document.is_present(drawn)
+
+
+def test_accepted_nuclei_keep_their_shape():
+    document = begun()
+    before = document.labels == 3
+    document.accept(3)
+    document.retune(START.model_copy(update={"mask_threshold": 0.9, "score": 0.99}))
+    assert np.array_equal(document.labels == 3, before)
 
 
 def test_what_cannot_be_done_changes_nothing():

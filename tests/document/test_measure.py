@@ -8,6 +8,8 @@ from skimage.measure import regionprops_table
 
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.document import measure
+from napari_deepretina.document.measure import channels_of, measure_instances
+from napari_deepretina.instances import Instances
 
 OURS = {
     "index": "label", "area": "area", "y0": "bbox-0", "x0": "bbox-1", "y1": "bbox-2", "x1": "bbox-3",
@@ -114,3 +116,17 @@ def test_nothing_has_the_columns_of_something(shape):
 def test_a_channel_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"channel 'c' has shape \(3, 4\)"):
         measure(np.zeros((4, 4), np.int32), {"c": np.zeros((3, 4))})
+
+
+def test_instances_are_measured_in_bands_as_the_whole_is():
+    image, labels = synthetic_nuclei((100, 130), 14, seed=5)
+    found = Instances.from_labels(labels)
+    whole = measure(labels, {"intensity": image}, pixel_size=(0.4, 0.2))
+    for band in (1, 130 * 7, 2**24):
+        banded = measure_instances(found, {"intensity": image}, pixel_size=(0.4, 0.2), band=band)
+        assert list(banded) == list(whole)
+        for name, values in whole.items():
+            assert np.allclose(banded[name], values, equal_nan=True)
+    nothing = measure_instances(Instances.empty((5, 7)), channels_of(np.zeros((5, 7, 3), np.uint8)))
+    assert {len(v) for v in nothing.values()} == {0}
+    assert "mean_green" in nothing

@@ -14,6 +14,7 @@ from napari_deepretina.cli import main
 from napari_deepretina.data.coco import read_coco
 from napari_deepretina.data.picture import read_picture
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.document import Document, measure
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import coco_content, write_coco
 from napari_deepretina.export.outlines import outlines
@@ -21,6 +22,7 @@ from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import write_labels
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import bounding_boxes, fitting_int32
+from napari_deepretina.postprocess import PostprocessSettings
 
 IDS = [3, 7, 40, 2**31 - 1]
 
@@ -122,14 +124,14 @@ def test_a_huge_id_changes_nothing(top):
     from napari_deepretina.inspection.data import _odd
     from napari_deepretina.instances import editing
     from napari_deepretina.instances.labels import sizes_of
-    from napari_deepretina.postprocess.tuning import _centres
 
     labels = odd_labels()
     labels[labels == 40] = 5
     labels[labels == 2**31 - 1] = top
     tracemalloc.start()
     ids, areas = sizes_of(labels)
-    y, x = _centres(labels, areas, ids)
+    measured = measure(labels)
+    y, x = measured["y"], measured["x"]
     found = Instances.from_labels(np.pad(np.ones((4, 4), np.int32), ((4, 4), (5, 5))))
     _, values = editing.replace_within(labels, (18, 28, 32, 40), found, 50, np.zeros(0, np.int64))
     odd = _odd("a", labels)
@@ -144,12 +146,9 @@ def test_a_huge_id_changes_nothing(top):
 
 
 def test_new_ids_fit_beside_huge_ones():
-    from napari_deepretina.instances import RawInstances
-    from napari_deepretina.postprocess.tuning import TuneSession
-
-    session = TuneSession(RawInstances.empty((40, 50)), np.zeros((40, 50), np.int32), np.zeros(0, np.int64))
-    assert session.new_id(odd_labels()) == 41
-    assert session.new_id(odd_labels()) == 42
+    document = Document(odd_labels(), PostprocessSettings(), {})
+    assert document.new_id() == 41
+    assert document.new_id() == 42
 
 
 def test_pixel_size_as_ome_and_imagej_read_it(tmp_path):
@@ -203,9 +202,9 @@ def test_tables_rois_and_labels_of_a_run_agree(results):
     labels = tifffile.imread(results / "plain.tif")
     rois = roifile.roiread(results / "plain_rois.zip")
     ids = np.unique(labels[labels > 0]).tolist()
-    assert sorted(int(r["label"]) for r in rows) == sorted(int(r.name) for r in rois) == ids
+    assert sorted(int(r["index"]) for r in rows) == sorted(int(r.name) for r in rois) == ids
     for row in rows:
-        assert int(row["area"]) == (labels == int(row["label"])).sum()
+        assert int(row["area"]) == (labels == int(row["index"])).sum()
     assert {r.position for r in roifile.roiread(results / "stack_0001_rois.zip")} == {2}
 
 

@@ -132,7 +132,7 @@ def test_a_z_stack_becomes_3d_objects(nuclei_model, stack):
     hits = match(truth[:5].reshape(5 * 160, 200), found.labels[:5].reshape(5 * 160, 200)).hits(0.5)
     assert len(hits) >= 0.8 * truth.max()
     table = found.features()
-    assert len(table["label"]) == found.count == found.labels.max()
+    assert len(table["index"]) == found.count == found.labels.max()
     for label in range(1, found.count + 1):
         where = np.flatnonzero((found.labels == label).any(axis=(1, 2)))
         row = label - 1

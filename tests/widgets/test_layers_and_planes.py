@@ -10,11 +10,12 @@ import pytest
 import tifffile
 
 from napari_deepretina._widgets import io
+from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.layer_samples import SampleKeeper
-from napari_deepretina._widgets.own_labels import KEY, RAW, remembered_of
+from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina._widgets.placing import check_shown, step_of
 from napari_deepretina._widgets.result_layers import Run, own_layer, show
-from napari_deepretina._widgets.review import TOOLS
+from napari_deepretina._widgets.tools_layer import TOOLS
 from napari_deepretina.data.project import Project
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
@@ -59,7 +60,7 @@ def duplicate(viewer, layer):
     return viewer.add_layer(copy)
 
 
-def test_a_copy_of_labels_has_a_session_of_its_own(panel, viewer, result):
+def test_a_copy_of_labels_has_a_document_of_its_own(panel, viewer, result):
     image = viewer.add_image(IMAGE, name="cells")
     labels = put(viewer, image, result)
     _, tune = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
@@ -67,25 +68,27 @@ def test_a_copy_of_labels_has_a_session_of_its_own(panel, viewer, result):
     tune.review.accept()
     copy = duplicate(viewer, labels)
     assert own_layer(viewer, image, stack=False) is labels
-    mine, its = remembered_of(labels), remembered_of(copy)
+    mine, its = view_of(labels), view_of(copy)
     assert mine is labels.metadata[RAW]
     assert its is not mine
-    assert its.session is None or its.session is not mine.session
-    assert mine.session.accepted == {1}
+    assert its.document.nuclei == mine.document.nuclei
+    its.document.delete(2)
+    assert (labels.data == 2).any()
+    assert not (copy.data == 2).any()
+    assert mine.document.nuclei[1].state == "accepted"
 
 
 def test_tools_lie_over_the_labels_in_hand(panel, viewer, result):
     one = put(viewer, viewer.add_image(IMAGE, name="one", scale=(0.5, 0.5)), result, scale=(0.5, 0.5))
     _, tune = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
-    tune.review.draw("line")
+    tune.review.draw("merge")
     tools = viewer.layers[TOOLS]
     assert tools.scale == pytest.approx((0.5, 0.5))
     tools.add(np.array([[1, 1], [5, 5]]), shape_type="line")
     other = viewer.add_image(IMAGE, name="two", scale=(2, 2), translate=(9, 9))
     two = put(viewer, other, result, scale=(2, 2), translate=(9, 9))
-    tune.review.show_layer(two, remembered_of(two).session)
-    tune.review.session = tune.review.session or tune._session(two)
-    tune.review.draw("line")
+    tune.nuclei.value = two.name
+    tune.review.draw("split")
     assert viewer.layers[TOOLS] is tools
     assert tools.scale == pytest.approx((2, 2))
     assert tools.translate == pytest.approx((9, 9))

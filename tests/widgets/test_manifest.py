@@ -1,3 +1,4 @@
+import csv
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_coco_json_comes_back_as_labels_with_scores(viewer, tmp_path):
     (read,) = viewer.open(str(path), plugin="napari-deepretina")
     assert np.array_equal(read.data, relabel_sequential(labels))
     assert read.name == "mine"
-    assert read.features["score"].iloc[1:].tolist() == [1.0] * labels.max()
+    assert read.features["score"].tolist() == [1.0] * labels.max()
     (tmp_path / "other.json").write_text('{"a": 1}')
     (tmp_path / "broken.json").write_text("{")
     from napari_deepretina._widgets.io import get_reader
@@ -99,8 +100,13 @@ def test_tables_polygons_and_scaled_tiff_are_written(viewer, tmp_path):
     data, meta, _ = layer.as_layer_data_tuple()
     io.write_labels_table(str(tmp_path / "t.csv"), data, meta)
     lines = (tmp_path / "t.csv").read_text().splitlines()
-    assert lines[0] == "image,label,area,x0,y0,x1,y1,score"
-    assert lines[1:] == ["labels,2,24,3,2,9,6,0.5", "labels,7,10,10,10,12,15,0.75"]
+    rows = list(csv.DictReader(lines))
+    assert lines[0].startswith("image,index,state,source,score,votes,class,area,x0,y0,x1,y1,y,x,perimeter,")
+    for row, (label, score, area) in zip(rows, ((2, 0.5, 24), (7, 0.75, 10)), strict=True):
+        assert (int(row["index"]), float(row["score"]), int(row["area"])) == (label, score, area)
+        assert float(row["area_µm²"]) == pytest.approx(area * 0.5 * 0.25)
+        assert row["state"] == "drawn"
+    assert [rows[0][k] for k in ("x0", "y0", "x1", "y1")] == ["3", "2", "9", "6"]
     io.write_labels_polygons(str(tmp_path / "p.json"), data, meta)
     (layer_data,) = io.read_coco_layers(str(tmp_path / "p.json"))
     assert ((layer_data[0] > 0) != (labels > 0)).sum() <= 8

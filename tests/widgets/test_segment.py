@@ -31,12 +31,13 @@ def test_a_person_opens_an_image_presses_run_and_sees_nuclei(panel, field):
     count = int(layer.data.max())
     assert f"{count} nuclei" in told
     assert "CPU" in told
+    panel.qtbot.waitUntil(lambda: "x0" in layer.features, timeout=10_000)
     table = layer.features
-    assert len(table) == count + 1
-    assert {"label", "score", "area", "class", "x0", "y0", "x1", "y1"} <= set(table.columns)
-    row = table.iloc[3]
+    assert len(table) == count
+    assert list(table.columns)[:7] == ["index", "state", "source", "score", "votes", "class", "area"]
+    row = table.iloc[2]
     ys, xs = np.nonzero(layer.data == 3)
-    assert (row.label, row.area) == (3, len(ys))
+    assert (row["index"], row.area) == (3, len(ys))
     assert (row.x0, row.y0, row.x1, row.y1) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
     mark = layer.metadata[KEY]
     assert len(mark["weights"]["sha256"]) == 64
@@ -110,7 +111,8 @@ def test_edited_labels_are_never_replaced_without_asking(panel, field, monkeypat
     layer.data_setitem((np.array([0, 0]), np.array([0, 1])), 999)
     asked = []
     monkeypatch.setattr(
-        "napari_deepretina._widgets.segment.ask_about_edits", lambda _, name: asked.append(name) or answer
+        "napari_deepretina._widgets.segment.ask_about_edits",
+        lambda _, layer: asked.append(layer.name) or answer,
     )
     panel.run()
     assert asked == ["cells nuclei"]

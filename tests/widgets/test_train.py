@@ -10,9 +10,11 @@ import tifffile
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
-from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered
+from napari_deepretina._widgets.document_view import DocumentView
+from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.data.project import Project
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.document import Document, Nucleus
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.postprocess import PostprocessSettings
@@ -155,14 +157,19 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     trainer.press("add_layers")
     assert "Only labels that Segment made" in trainer.told()
     edited = labels.copy()
-    layer.metadata[RAW] = Remembered(None, labels.copy(), np.zeros(0, np.int64), PostprocessSettings())
+    found = {i: Nucleus("found", "network", 0.9, 1) for i in range(1, labels.max() + 1)}
+    document = Document(labels, PostprocessSettings(), {}, nuclei=found)
+    layer.metadata[RAW] = DocumentView(layer, document, document.settings)
     edited[10:20, 30:40] = 99
     layer.data = edited
     trainer.press("add_layers")
     assert "Kept as slide_1_2" in trainer.told()
     folder = widget.project.folder
-    assert tifffile.imread(folder / "images" / "slide_1_2.tif").shape == (36, 42, 3)
-    assert np.array_equal(tifffile.imread(folder / "labels" / "slide_1_2.tif"), edited[0:36, 14:56])
+    # the new nucleus, those that it took pixels from, and a margin
+    touched = np.argwhere(np.isin(edited, [99, *np.unique(labels[10:20, 30:40][labels[10:20, 30:40] > 0])]))
+    (y0, x0), (y1, x1) = np.maximum(touched.min(axis=0) - 16, 0), touched.max(axis=0) + 17
+    assert tifffile.imread(folder / "images" / "slide_1_2.tif").shape == (min(y1, 120) - y0, x1 - x0, 3)
+    assert np.array_equal(tifffile.imread(folder / "labels" / "slide_1_2.tif"), edited[y0:y1, x0:x1])
     widget.part.value = "whole frame"
     widget.image.value = "stack"
     made = {"image": "stack", "image_id": str(stack.unique_id), "index": [1, None, None], "settings": {}}

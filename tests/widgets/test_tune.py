@@ -8,8 +8,9 @@ from qtpy.QtWidgets import QPushButton
 from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.own_labels import RAW
 from napari_deepretina._widgets.placing import camera_of
-from napari_deepretina._widgets.review import TOOLS
+from napari_deepretina._widgets.result_layers import work_on
 from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina._widgets.tools_layer import TOOLS
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment
@@ -35,6 +36,14 @@ class Tuned:
         self.review = self.widget.review
 
     @property
+    def view(self):
+        return self.layer.metadata[RAW]
+
+    @property
+    def document(self):
+        return self.view.document
+
+    @property
     def labels(self):
         return np.asarray(self.layer.data)
 
@@ -43,7 +52,7 @@ class Tuned:
             self.widget.controls[name].value = value
 
     def rest(self):
-        self.qtbot.waitUntil(lambda: not self.widget._rest.isActive(), timeout=5000)
+        self.qtbot.waitUntil(lambda: not self.view.rest.isActive(), timeout=5000)
 
     def press(self, name):
         self.qtbot.mouseClick(self.widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
@@ -51,12 +60,17 @@ class Tuned:
     def told(self):
         return self.widget.box.status.text()
 
-    def draw(self, kind, *corners):
-        self.press("line" if kind == "line" else "rectangle")
+    def draw(self, tool, *corners):
+        """As a person does: the tool's button, then a shape, which acts when the mouse is released."""
+        kind = "rectangle" if tool == "again" else "line"
+        self.press(tool)
         tools = self.viewer.layers[TOOLS]
         assert self.viewer.layers.selection.active is tools
         assert tools.mode == f"add_{kind}"
         tools.add(np.array(corners, float), shape_type=kind)
+        self.review._guarded(self.review._finish_tool)
+        assert self.viewer.layers.selection.active is self.layer
+        assert len(tools.data) == 0
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +115,12 @@ def test_features_and_table_catch_up(tuned):
     tuned.rest()
     table = tuned.layer.features
     ids = np.unique(tuned.labels[tuned.labels > 0])
-    assert sorted(table["label"].iloc[1:]) == ids.tolist()
-    assert {"confidence", "score", "votes", "area", "state"} <= set(table.columns)
+    assert table["index"].tolist() == ids.tolist()
+    known = ["index", "state", "source", "score", "votes", "class", "area"]
+    assert list(table.columns)[: len(known)] == known
+    tuned.qtbot.waitUntil(lambda: tuned.view._measuring is None, timeout=10_000)
+    table = tuned.layer.features
+    assert table["mean_cells"].tolist() == pytest.approx([IMAGE[tuned.labels == i].mean() for i in ids])
     assert sorted(tuned.review.table.labels) == ids.tolist()
     assert tuned.layer.metadata["napari-deepretina"]["settings"]["score"] == 0.9
     tuned.review.table.horizontalHeader().sectionClicked.emit(0)
@@ -130,15 +148,17 @@ def test_with_one_view_its_sliders_rest(tuned):
 def test_painted_nuclei_outlive_the_sliders(tuned, monkeypatch):
     painted = 500
     tuned.layer.data_setitem(tuple(np.mgrid[:6, :6].reshape(2, -1)), painted)
+    tuned.view.sync()
+    assert tuned.document.nuclei[painted].state == "drawn"
     tuned.set(score=0.95)
     tuned.set(score=0.3, min_area=4)
     assert (tuned.labels == painted).sum() == 36
     tuned.rest()
     asked = []
-    answer = lambda parent, name: asked.append(name) or "cancel"  # noqa: E731
+    answer = lambda _, layer: asked.append((layer.name, work_on(layer))) or "cancel"  # noqa: E731
     monkeypatch.setattr("napari_deepretina._widgets.segment.ask_about_edits", answer)
     tuned.panel.widget.run()
-    assert asked == ["cells nuclei"]
+    assert asked == [("cells nuclei", "1 drawn")]
 
 
 def test_presets_are_saved_loaded_and_become_segments_defaults(tuned):
@@ -214,14 +234,20 @@ def test_a_click_tells_about_a_nucleus(tuned):
     row = tuned.review.table.row(4)
     assert tuned.told().startswith(f"Nucleus 4: score {row['score']:.2f}, seen by 1 of 1 views")
     assert f"{(tuned.labels == 4).sum()} pixels" in tuned.told()
+    assert tuned.document.chosen == tuned.layer.selected_label == 4
+    Click.position = (0.0, 0.0)
+    assert tuned.labels[0, 0] == 0
+    for callback in tuned.layer.mouse_drag_callbacks:
+        callback(tuned.layer, Click)
+    assert tuned.document.chosen == 0
 
 
 def test_going_through_the_doubtful_ones(tuned):
     order = tuned.review.table.labels.tolist()
     tuned.press("next")
     assert tuned.layer.selected_label == order[0]
-    row = tuned.review.table.row(order[0])
-    assert camera_of(tuned.viewer).center[-2:] == pytest.approx((row["y"] / 2, row["x"] / 2))
+    inside = np.argwhere(tuned.labels == order[0])
+    assert camera_of(tuned.viewer).center[-2:] == pytest.approx(inside.mean(axis=0) / 2)
     tuned.press("next")
     tuned.press("previous")
     assert tuned.layer.selected_label == order[0]
@@ -247,8 +273,12 @@ def test_every_step_can_be_undone(tuned):
     tuned.press("delete")
     tuned.press("undo")
     assert np.array_equal(tuned.labels, before)
+    assert tuned.document.reviewed()[0] == 1
     tuned.press("undo")
-    assert not tuned.review.session.accepted
+    assert not tuned.document.is_changed()
+    tuned.press("redo")
+    tuned.press("redo")
+    assert tuned.document.reviewed() == (1, len(np.unique(before)) - 2)
 
 
 def centre(labels, label):
@@ -267,18 +297,17 @@ def alone_under_a_line(labels, reach=30):
 
 def test_merge_and_split_under_a_line(tuned):
     before = tuned.labels.copy()
-    tuned.press("merge")
-    assert "Draw a line first" in tuned.told()
     a, b = centre(before, 1), centre(before, 2)
-    tuned.draw("line", a, b)
-    tuned.press("merge")
+    tuned.draw("merge", a, a + 1)
+    assert "at least two nuclei" in tuned.told()
+    tuned.draw("merge", a, b)
     assert (tuned.labels[before == 2] == 1).all()
+    assert tuned.document.chosen == 1
     tuned.press("undo")
     assert np.array_equal(tuned.labels, before)
     label = alone_under_a_line(before)
     middle = centre(before, label)
-    tuned.draw("line", middle - (30, 0), middle + (30, 0))
-    tuned.press("split")
+    tuned.draw("split", middle - (30, 0), middle + (30, 0))
     pieces = np.unique(tuned.labels[before == label])
     assert len(pieces) == 2
     assert pieces.max() > before.max()
@@ -287,14 +316,13 @@ def test_merge_and_split_under_a_line(tuned):
 
 
 def test_looking_again_inside_a_box(tuned, qtbot):
-    tuned.press("again")
-    assert "Draw a box first" in tuned.told()
     before = tuned.labels.copy()
+    tuned.draw("again", (2, 2), (2, 5), (5, 5), (5, 2))
+    assert "box is too small" in tuned.told()
     ys, xs = np.nonzero(before == 3)
     y0, x0, y1, x1 = max(0, ys.min() - 20), max(0, xs.min() - 20), ys.max() + 20, xs.max() + 20
     tuned.review.scale.value = 1
-    tuned.draw("rectangle", (y0, x0), (y0, x1), (y1, x1), (y1, x0))
-    tuned.press("again")
+    tuned.draw("again", (y0, x0), (y0, x1), (y1, x1), (y1, x0))
     qtbot.waitUntil(lambda: "found in the box" in tuned.told(), timeout=60_000)
     assert not (tuned.labels == 3).any()
     new = tuned.labels[before == 3]
@@ -302,13 +330,91 @@ def test_looking_again_inside_a_box(tuned, qtbot):
     outside = np.ones_like(before, bool)
     outside[y0 : y1 + 2, x0 : x1 + 2] = False
     assert np.array_equal(tuned.labels[outside], before[outside])
+    tuned.press("undo")
+    assert np.array_equal(tuned.labels, before)
 
 
-@pytest.mark.parametrize("name", ["n.csv", "n_table.csv", "n.json", "n.zip", "n.tif"])
+@pytest.mark.parametrize("name", ["n.csv", "n_table.csv", "n.json", "n.zip", "n.tif", "n.nuclei"])
 def test_export(tuned, tmp_path, name):
     tuned.widget.export(str(tmp_path / name))
     assert (tmp_path / name).stat().st_size > 100
     assert "Saved" in tuned.told()
+
+
+def test_the_chosen_filter_decides_the_format(tuned, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    from napari_deepretina._widgets.exporting import FILTERS, FORMATS
+
+    offered = []
+    for form in FORMATS:
+        for name in ("n", "n.csv", "n.tif", "n_table.csv"):
+            answer = (str(tmp_path / name), form.filter)
+            monkeypatch.setattr(
+                QFileDialog, "getSaveFileName", lambda *a, r=answer: offered.append(a[-1]) or r
+            )
+            tuned.press("export")
+            written = tmp_path / f"n{form.ending}"
+            if form.ending == ".csv" and name == "n_table.csv":
+                written = tmp_path / name  # a person's own name, which ends as the format does
+            assert written.exists()
+            written.unlink()
+    assert set(offered) == {FILTERS}
+    assert not list(tmp_path.iterdir())
+
+
+def test_nuclei_saved_with_their_history_are_opened_again(tuned, tmp_path):
+    first = int(tuned.document.present[0])
+    tuned.document.accept(first)
+    tuned.set(score=0.98)
+    tuned.widget.export(str(tmp_path / "n.nuclei"))
+    (again,) = tuned.viewer.open(str(tmp_path / "n.nuclei"), plugin="napari-deepretina")
+    assert again.scale == pytest.approx(tuned.layer.scale)
+    assert np.array_equal(again.data, tuned.labels)
+    tuned.widget.nuclei.value = again.name
+    assert tuned.review.view.document.nuclei == tuned.document.nuclei
+    assert tuned.widget.controls["score"].value == 0.98
+    tuned.set(score=0.3)
+    assert len(np.unique(again.data)) > len(np.unique(tuned.labels))
+    assert tuned.review.view.document.nuclei[first].state == "accepted"
+
+
+def test_our_own_table_is_not_offered_as_an_image(tuned, tmp_path):
+    from napari_deepretina._widgets.io import get_reader
+
+    tuned.widget.export(str(tmp_path / "n_table.csv"))
+    tuned.widget.export(str(tmp_path / "n.csv"))
+    assert get_reader(str(tmp_path / "n_table.csv")) is None
+    assert get_reader(str(tmp_path / "n.csv")) is not None
+
+
+def test_work_of_a_session_that_ended_is_offered_again(tuned, qtbot, monkeypatch):
+    from napari_deepretina._widgets import documents
+    from napari_deepretina._widgets.tune import TuneWidget
+
+    tuned.press("next")
+    tuned.press("accept")
+    tuned.press("delete")
+    labels = tuned.labels.copy()
+    qtbot.waitUntil(lambda: any(documents.unsaved_folder().glob("*.nuclei")), timeout=2000)
+    tuned.view._keeper.close()
+    assert documents.left_behind() == []  # this session is at work
+    monkeypatch.setattr(documents, "is_at_work", lambda _: False)
+    other = TuneWidget(tuned.viewer)
+    qtbot.addWidget(other)
+    assert "1 of" in other.left_behind._text.text()
+    qtbot.mouseClick(other.findChild(QPushButton, "bring_back"), Qt.MouseButton.LeftButton)
+    again = tuned.viewer.layers[-1] if tuned.viewer.layers[-1].name != "chosen nucleus" else None
+    again = again or next(x for x in tuned.viewer.layers if x.name.startswith("cells nuclei ["))
+    assert np.array_equal(again.data, labels)
+    view = again.metadata[RAW]
+    assert view.document.reviewed()[0] == 1
+    view.undo()
+    assert len(np.unique(again.data)) == len(np.unique(labels)) + 1
+    path = view._keeper.path
+    assert path.exists()
+    view.forget()
+    assert not path.exists()
 
 
 def test_unknown_formats_are_told(tuned, tmp_path):
@@ -320,14 +426,14 @@ def test_without_nuclei_the_panel_says_what_to_do(panel):
     _, widget = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
     widget._guarded(widget.reset)
     assert "run Segment nuclei first" in widget.box.status.text()
-    widget.review._guarded(widget.review.delete)
+    widget.review.do("delete")
     assert "run Segment nuclei first" in widget.box.status.text()
 
 
 def test_the_layer_may_go_at_any_time(tuned):
     tuned.viewer.layers.remove(tuned.layer)
     tuned.set(score=0.9)
-    tuned.review._guarded(tuned.review.delete)
+    tuned.review.do("delete")
     assert "run Segment nuclei first" in tuned.told()
 
 
@@ -340,7 +446,15 @@ def test_segmenting_again_begins_anew(tuned, results):
         results[1],
         Run("cells", tuned.image, {}, (), {"index": [None, None], "settings": {}}, tuned.layer, True),
     )
-    assert tuned.layer.metadata[RAW].session is None
+    assert not tuned.document.is_changed()
+    assert tuned.review.view is tuned.view  # the open windows follow the new result
+    new, old = tuned.document, tuned.labels.copy()
+    tuned.press("undo")  # what the new run replaced comes back
+    assert tuned.document is not new
+    assert tuned.widget.controls["score"].value == 0.95
+    tuned.press("redo")
+    assert tuned.document is new
+    assert np.array_equal(tuned.labels, old)
     assert np.array_equal(relabel_sequential(tuned.labels), results[1].labels)
     tuned.set(score=0.5)
     assert tuned.labels.max() > 5

@@ -11,29 +11,38 @@ from typing import Any
 import numpy as np
 from napari.utils.notifications import show_warning
 
-from napari_deepretina._widgets.own_labels import KEY
+from napari_deepretina._widgets.document_view import DocumentView
+from napari_deepretina._widgets.documents import as_document, layer_of, told_of
+from napari_deepretina._widgets.measuring import channels_of, pixel_size_of
+from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.data.coco import read_coco
 from napari_deepretina.data.files import parse_json
-from napari_deepretina.data.picture import MICROMETRES
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
+from napari_deepretina.document import Document
+from napari_deepretina.document.measure import SHAPE, Columns
+from napari_deepretina.document.store import SUFFIX, save
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
-from napari_deepretina.export.features import write_features
+from napari_deepretina.export.features import cell, write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import write_labels
 from napari_deepretina.files import protected
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage, fitting_int32
+from napari_deepretina.postprocess import PostprocessSettings
 
+_MEASURED = ("x0", "y0", "x1", "y1", "x", "y", *SHAPE)
 LayerData = tuple[Any, dict[str, Any], str]
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for an RLE CSV or COCO JSON; None for other files, so that napari tries other readers."""
+    """A reader for RLE CSV, COCO JSON or nuclei with their history; None for other files."""
     if not isinstance(path, str):
         return None
     kind = Path(path).suffix.lower()
+    if kind == SUFFIX:
+        return lambda p: [layer_of(Path(p))]
     if kind == ".json":
         return read_coco_layers if _looks_like_coco(Path(path)) else None
     try:
@@ -56,9 +65,9 @@ def read_coco_layers(path: str) -> list[LayerData]:
     layers: list[LayerData] = []
     for name, instances in read_coco(Path(path)).items():
         features = {
-            "label": np.arange(len(instances) + 1),
-            "score": np.concatenate([[np.nan], instances.scores.astype(float)]),
-            "class": np.concatenate([[0], instances.classes]),
+            "index": instances.ids,
+            "score": instances.scores.astype(float),
+            "class": instances.classes,
         }
         layers.append((instances.to_labels(), {"name": name, "features": features}, "labels"))
     return layers
@@ -150,26 +159,46 @@ def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 @_beside_images
 def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as int32 TIFF, with the size of its pixels if the layer has a unit of length."""
-    scale = [abs(float(s)) for s in meta.get("scale", (1, 1))[-2:]]
-    units = [str(u) for u in (meta.get("units") or ("pixel",))]
-    factors = [MICROMETRES.get(u) for u in (units * 2)[-2:]]
-    size = [s * f for s, f in zip(scale, factors, strict=True) if f is not None]
-    write_labels(_flat(data), Path(path), pixel_size=(size[0], size[1]) if len(size) == 2 else None)
+    size = pixel_size_of(meta.get("scale", (1, 1)), meta.get("units"))
+    write_labels(_flat(data), Path(path), pixel_size=size)
     return [path]
 
 
 @_beside_images
 def write_labels_table(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save the table of a labels layer: its features, with area and box measured on the pixels now."""
-    instances = _instances(data, meta)
-    boxes = instances.tight_boxes()
-    columns: dict[str, Any] = {"label": instances.ids, "area": instances.areas}
-    columns |= {k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))}
+    """Save the table of a labels layer, of one plane or of a stack; see `table_of`."""
+    table = {name: [cell(v) for v in values.tolist()] for name, values in table_of(data, meta).items()}
+    write_features([(meta.get("name", "labels"), table)], Path(path))
+    return [path]
+
+
+@_beside_images
+def write_document(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save nuclei with their settings, states and raw detections as one file, to go on another time."""
+    held = (meta.get("metadata") or {}).get(RAW)
+    document = as_document(np.asarray(data), meta)
+    told = told_of(held.layer) if isinstance(held, DocumentView) else {"name": meta.get("name", "")}
+    save(document, Path(path), told)
+    return [path]
+
+
+def table_of(data: Any, meta: dict[str, Any]) -> Columns:
+    """The table of a labels layer: what its document, or its features, know, and measurements."""
+    labels = np.asarray(data)
+    held = (meta.get("metadata") or {}).get(RAW)
+    size = pixel_size_of(meta.get("scale", (1, 1)), meta.get("units"))
+    if isinstance(held, DocumentView):
+        held.sync()
+        if np.array_equal(held.document.labels, labels):
+            channels = {k: v for image in held.images for k, v in channels_of(image, held.layer).items()}
+            return held.document.table(channels, pixel_size=size)
+    document = Document(fitting_int32(labels)[0], PostprocessSettings(), {})
+    table = document.table(pixel_size=size)
     known = _known(meta)
     if known is not None:
-        columns |= {c: known[c].reindex(instances.ids).tolist() for c in known.columns if c not in columns}
-    write_features([(meta.get("name", "labels"), columns)], Path(path))
-    return [path]
+        told = known.reindex(table["index"])
+        table |= {c: told[c].to_numpy() for c in told.columns if c not in ("area", *_MEASURED)}
+    return table
 
 
 def _known(meta: dict[str, Any]) -> Any:

@@ -11,8 +11,10 @@ from napari.qt.threading import create_worker
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_deepretina._widgets.own_labels import KEY, digest, remembered_of
+from napari_deepretina._widgets.document_view import view_of
+from napari_deepretina._widgets.own_labels import KEY, digest
 from napari_deepretina.data.project import Project
+from napari_deepretina.document.document import REVIEWED
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected
 from napari_deepretina.inference.planes import take_plane
@@ -142,19 +144,17 @@ def plane_of_image(image: Image, labels: Labels, step: tuple[int, ...]) -> NDArr
 
 
 def edited_pixels(labels: Labels) -> NDArray[np.bool_]:
-    """(H, W), True where pixels differ from what the network drew.
+    """(…, H, W), True in nuclei that a person accepted, edited or drew.
 
     Raises
     ------
     UserError
         If nobody knows what the network drew.
     """
-    remembered = remembered_of(labels)
-    if remembered is None:
+    view = view_of(labels)
+    if view is None:
         raise UserError("only labels that Segment made can tell what was edited: keep the whole frame")
-    session = remembered.session
-    data = np.asarray(labels.data)
-    if session is None:
-        return np.asarray(data != remembered.labels)
-    session.look(data)
-    return np.isin(data, list(session.touched | session.accepted))
+    view.take_over()
+    document = view.document
+    reviewed = [label for label, nucleus in document.nuclei.items() if nucleus.state in REVIEWED]
+    return np.isin(document.labels, reviewed)

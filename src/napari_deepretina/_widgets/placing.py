@@ -44,6 +44,25 @@ def step_of(viewer: Any, layer: Any) -> tuple[int, ...]:
     return tuple(round(v) for v in np.asarray(layer.world_to_data(world)))
 
 
+def look_at(viewer: Any, layer: Any, centre: Any, around: float, side: int) -> None:
+    """Show a place of a layer from near.
+
+    Parameters
+    ----------
+    centre : position on the layer's own axes, in its pixels.
+    around : pixels of the layer that the shorter side of the canvas shows.
+    side : length of that side on the screen.
+    """
+    world = layer.data_to_world(centre)
+    first = viewer.dims.ndim - layer.ndim
+    for axis, value in enumerate(world[:-2]):
+        viewer.dims.set_point(first + axis, value)
+    camera = camera_of(viewer)
+    camera.center = tuple(world[-2:])
+    pixel = float(np.mean(np.abs(np.asarray(layer.scale)[-2:])))
+    camera.zoom = side / max(around * pixel, 1e-9)
+
+
 def check_shown(viewer: Any, layer: Any, shape: Sequence[int]) -> None:
     """UserError if the viewer shows anything else than rows and columns of an image layer's planes.
 

@@ -10,9 +10,11 @@ import numpy as np
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QMessageBox, QWidget
 
-from napari_deepretina._widgets.own_labels import Remembered, is_edited, is_ours, remember, sign
+from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
+from napari_deepretina._widgets.own_labels import RAW, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.so_far import SoFar
+from napari_deepretina.document import Document, of_result
 from napari_deepretina.inference.planes import Plane, Stack
 from napari_deepretina.inference.steps import Patch
 from napari_deepretina.postprocess import PostprocessSettings
@@ -103,14 +105,8 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     labels = run.laid(result.labels)
     told = result.provenance()
     details = told | run.asked | {"settings": told.get("settings", {}) | run.asked["settings"]}
-    features = {k: np.concatenate([_nothing(v), v]) for k, v in result.features().items()}
-    kept: Remembered | None = None
-    if hasattr(result, "prediction"):
-        chosen = {k: getattr(result.settings, k) for k in PostprocessSettings.model_fields}
-        kept = Remembered(
-            result.prediction.raw, labels.copy(), result.instances.sources, PostprocessSettings(**chosen)
-        )
-        labels = labels.copy()
+    document = document_of(result, labels)
+    labels = np.array(labels)  # the layer's own, that a brush may change
     target = run.target
     usable = (
         target is not None
@@ -119,37 +115,49 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
         and (run.replace_edited or not is_edited(target))
     )
     if target is not None and usable:
-        target.data = labels
-        target.features = features
-        _mark(target, run, details, kept)
+        if (view := view_of(target)) is not None:
+            view.replace(document)
+        else:
+            target.data = labels
+        _mark(target, run, details, document)
         return target
     layer = Labels(
-        labels,
-        name=f"{run.image_name} nuclei",
-        features=features,
-        colormap=bright_colours(),
-        opacity=1.0,
-        **run.placed,
+        labels, name=f"{run.image_name} nuclei", colormap=bright_colours(), opacity=1.0, **run.placed
     )
     layer.contour = 2
-    _mark(layer, run, details, kept)
+    _mark(layer, run, details, document)
     viewer.add_layer(layer)
     return layer
 
 
-def _mark(layer: Labels, run: Run, details: dict[str, Any], kept: Remembered | None) -> None:
+def document_of(result: Any, labels: Any) -> Document:
+    """The document of what a run found, in an image or in a stack."""
+    chosen = PostprocessSettings(**{k: getattr(result.settings, k) for k in PostprocessSettings.model_fields})
+    if hasattr(result, "prediction"):
+        made: dict[Any, Any] = {(): (result.prediction.raw, result.instances, result.instances.ids)}
+    else:
+        kept = {i: p.prediction.raw if p.tunable else None for i, p in result.planes.items()}
+        made = {i: (kept[i], p.instances, result.ids[i]) for i, p in result.planes.items()}
+    classes = result.weights.get("classes", "nucleus").split("\n")
+    return of_result(labels, made, chosen, classes)
+
+
+def _mark(layer: Labels, run: Run, details: dict[str, Any], document: Document) -> None:
     sign(layer, run.image_layer, details)
-    if kept is not None:
-        remember(layer, kept)
+    view = view_of(layer)
+    if view is None:
+        view = layer.metadata[RAW] = DocumentView(layer, document, document.settings)
+    view.measure([run.image_layer])
+    hub.shown.emit(layer)
 
 
-def ask_about_edits(parent: QWidget, name: str) -> Answer:
-    """A person edited the layer that would be updated."""
+def ask_about_edits(parent: QWidget, layer: Labels) -> Answer:
+    """A person worked on the layer that would be updated: what is to become of that."""
     box = QMessageBox(parent)
     box.setObjectName("edited_labels")
     box.setWindowTitle("Edited labels")
-    box.setText(f"{name!r} was edited by hand since it was segmented.")
-    box.setInformativeText("Keep it and put the new result beside it?")
+    box.setText(f"You worked on {layer.name!r} since it was segmented: {work_on(layer)}.")
+    box.setInformativeText("Keep it and put the new result beside it? Undo brings replaced work back, too.")
     keep = box.addButton("Keep, add a new layer", QMessageBox.AcceptRole)
     replace = box.addButton("Replace my edits", QMessageBox.DestructiveRole)
     box.addButton(QMessageBox.Cancel)
@@ -160,7 +168,11 @@ def ask_about_edits(parent: QWidget, name: str) -> Answer:
     return "replace" if box.clickedButton() is replace else "cancel"
 
 
-def _nothing(column: np.ndarray) -> np.ndarray:
-    """One row for the background, which napari's table expects at label 0."""
-    empty: Any = "" if column.dtype == object else np.nan if column.dtype.kind == "f" else 0
-    return np.array([empty], dtype=column.dtype)
+def work_on(layer: Labels) -> str:
+    """What a person did to a result, in words."""
+    view = view_of(layer)
+    if view is None:
+        return "its pixels were changed"
+    states = [nucleus.state for nucleus in view.document.nuclei.values()]
+    counts = {state: states.count(state) for state in ("accepted", "edited", "drawn", "deleted")}
+    return ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "a second look inside a box"

@@ -208,7 +208,7 @@ class SegmentWidget(QWidget):
         target = target if self.result.value == UPDATE else None
         edited = target is not None and is_edited(target)
         if target is not None and edited:
-            answer = ask_about_edits(self, target.name)
+            answer = ask_about_edits(self, target)
             if answer == "cancel":
                 return
             target = None if answer == "new" else target

@@ -81,7 +81,7 @@ class Table(QTableView):
 
 
 class NucleiTable(Table):
-    """A table with a column ``label``; ``chosen`` tells the label of a row that is clicked."""
+    """A table with a column ``index``, ids of nuclei; ``chosen`` reports that of a row that is clicked."""
 
     chosen = Signal(int)
 
@@ -89,12 +89,12 @@ class NucleiTable(Table):
         super().__init__()
         self.setObjectName("nuclei")
         self.horizontalHeader().setDefaultSectionSize(62)
-        self.picked.connect(lambda row: self.chosen.emit(int(row["label"])))
+        self.picked.connect(lambda row: self.chosen.emit(int(row["index"])))
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of the rows, from top to bottom."""
-        return self._columns.columns.get("label", np.zeros(0, np.int64))
+        """Ids of the rows, from top to bottom."""
+        return self._columns.columns.get("index", np.zeros(0, np.int64))
 
     def row(self, label: int) -> dict[str, Any] | None:
         """The values of one nucleus, None if it is not there."""

@@ -12,7 +12,7 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, PushButton, Slider, SpinBox
 from napari.layers import Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import (
     QApplication,
     QFileDialog,
@@ -25,8 +25,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_deepretina._widgets import presets
-from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered, digest, remembered_of
+from napari_deepretina._widgets import exporting, presets
+from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
+from napari_deepretina._widgets.documents import LeftBehind, layer_of
+from napari_deepretina._widgets.placing import step_of
 from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.segment import SegmentWidget
@@ -37,7 +39,6 @@ from napari_deepretina.evaluation.sweep import GRID, VIEWS_GRID, sweep
 from napari_deepretina.inference.steps import Progress
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
-from napari_deepretina.postprocess.tuning import TuneSession
 
 NO_TRUTH = "–"
 TITLES = {
@@ -49,8 +50,6 @@ TITLES = {
     "drop_border": "drop at border",
 }
 """What the sliders are called where their setting's name would not do."""
-REST_MS = 150
-"""After the hand rests for so long, what is too slow to follow it catches up."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,16 @@ class TuneWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._busy = False
-        self._followed: Labels | None = None
+        self._followed: DocumentView | None = None
         self.box = RunBox(
             napari_viewer, "Move a slider: the labels follow.", text="Find best", name="find_best"
         )
         self.box.asked.connect(self.find_best)
         self.review = ReviewPanel(napari_viewer, self.box)
         self.review.edited.connect(self.retune)
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.timeout.connect(self.catch_up)
         self._build()
+        hub.shown.connect(self._refresh_layers)
+        napari_viewer.dims.events.current_step.connect(self._on_plane)
         events = napari_viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
             event.connect(self._refresh_layers)
@@ -109,7 +106,7 @@ class TuneWidget(QWidget):
         for name, control in self.controls.items():
             control.native.setObjectName(name)
             control.tooltip = PostprocessSettings.model_fields[name].description or ""
-            control.changed.connect(self.retune)
+            control.changed.connect(lambda _=None, name=name: self.retune(hand=name))
             form.addRow(TITLES.get(name, name.replace("_", " ")), control.native)
         form.addRow("truth", self.truth.native)
         self.score_label = QLabel("")
@@ -138,15 +135,19 @@ class TuneWidget(QWidget):
         self.tabs.setObjectName("tabs")
         self.tabs.addTab(thresholds, "Sliders")
         self.tabs.addTab(self.review, "Review")
+        self.left_behind = LeftBehind()
+        self.left_behind.opened.connect(self._bring_back)
         layout = QVBoxLayout(self)
+        layout.addWidget(self.left_behind)
         layout.addWidget(self.tabs)
         layout.addWidget(self.box)
         self.nuclei.changed.connect(self._on_layer_chosen)
         self.preset.changed.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
-        self.truth.changed.connect(self.catch_up)
+        self.truth.changed.connect(self._tell_score)
 
     def _tunable(self, _: Any = None) -> list[str]:
-        return [x.name for x in self._viewer.layers if isinstance(x, Labels) and RAW in x.metadata]
+        layers = [x for x in self._viewer.layers if isinstance(x, Labels)]
+        return [x.name for x in layers if view_of(x) is not None]
 
     def _truths(self, _: Any = None) -> list[str]:
         mine = self.nuclei.value if hasattr(self, "nuclei") else None
@@ -159,43 +160,47 @@ class TuneWidget(QWidget):
         self._on_layer_chosen()
 
     def _on_layer_chosen(self, _: Any = None) -> None:
-        layer = self._layer()
-        if layer is self._followed:
+        view = self._view()
+        if view is self._followed:
             return
-        if self._followed is not None and self._on_click in self._followed.mouse_drag_callbacks:
-            self._followed.mouse_drag_callbacks.remove(self._on_click)
-        self._followed = layer
+        before, self._followed = self._followed, view
+        if before is not None:
+            before.listeners.remove(self._catch_up)
+            if self._on_click in before.layer.mouse_drag_callbacks:
+                before.layer.mouse_drag_callbacks.remove(self._on_click)
         self.truth.reset_choices()
-        if layer is None:
-            self.review.show_layer(None, None)
-            return
-        layer.mouse_drag_callbacks.append(self._on_click)
-        self._show(self._begun_with(layer))
-        self.review.show_layer(layer, self._session(layer))
+        if view is not None:
+            view.layer.mouse_drag_callbacks.append(self._on_click)
+            view.listeners.append(self._catch_up)
+            self._show(view.document.settings)
+        self.review.show_view(view)
 
     def _layer(self) -> Labels | None:
         name = self.nuclei.value
         layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name]
-        return layers[0] if layers and RAW in layers[0].metadata else None
+        return layers[0] if layers else None
 
-    def _session(self, layer: Labels) -> TuneSession:
-        remembered = _remembered(layer)
-        if remembered.session is None:
-            remembered.session = TuneSession(remembered.raw, remembered.labels, remembered.sources)
-            remembered.session.retune(self._begun_with(layer), remembered.labels)
-        return remembered.session
+    def _view(self) -> DocumentView | None:
+        layer = self._layer()
+        return None if layer is None else view_of(layer)
 
-    @staticmethod
-    def _begun_with(layer: Labels) -> PostprocessSettings:
-        """Settings that the layer was made with."""
-        told = layer.metadata[KEY]["settings"]
-        return PostprocessSettings(**{k: v for k, v in told.items() if k in PostprocessSettings.model_fields})
+    def _plane(self, view: DocumentView) -> tuple[int, ...]:
+        """The plane of the result that is shown."""
+        return view.index(step_of(self._viewer, view.layer))
+
+    def _on_plane(self, _: Any = None) -> None:
+        """Another plane is shown: the sliders stand where its nuclei were made."""
+        if (view := self._view()) is not None and view.layer.ndim > 2:
+            self._follow(view)
+
+    def _views(self) -> int:
+        view = self._view()
+        return view.document.view_count if view is not None else 1
 
     def settings(self) -> PostprocessSettings:
         """The sliders' values; all views are told as 0, so that presets suit any number of them."""
         values = {name: control.value for name, control in self.controls.items()}
-        layer = self._layer()
-        views = _remembered(layer).raw.view_count if layer is not None else 1
+        views = self._views()
         usual = PostprocessSettings(method=values["method"]).votes_of(min(values["views"], views))
         if views == 1 or values["votes"] == usual:
             values["votes"] = 0
@@ -206,8 +211,7 @@ class TuneWidget(QWidget):
 
     def _show(self, settings: PostprocessSettings) -> None:
         """Set the sliders without acting on it."""
-        layer = self._layer()
-        views = _remembered(layer).raw.view_count if layer is not None else 1
+        views = self._views()
         self._busy = True
         try:
             self._max_lost = settings.max_lost
@@ -226,36 +230,30 @@ class TuneWidget(QWidget):
 
     # ---- acting ----
 
-    def retune(self, _: Any = None) -> None:
+    def retune(self, _: Any = None, *, hand: str = "sliders") -> None:
         """Labels for where the sliders stand; called at every move."""
-        layer = self._layer()
-        if self._busy or layer is None:
+        view = self._view()
+        if self._busy or view is None:
             return
-        session = self._session(layer)
-        layer.data = session.retune(self.settings(), np.asarray(layer.data))
-        self._rest.start()
+        self._guarded(lambda: view.document.retune(self.settings(), self._plane(view), hand=hand))
 
-    def catch_up(self, _: Any = None) -> None:
-        """Features, table, score and provenance for the labels as they are now."""
-        layer = self._layer()
-        if layer is None:
-            return
-        session = self._session(layer)
-        data = np.asarray(layer.data)
-        table = session.table(data)
-        none = {k: np.array([0 if v.dtype.kind in "iu" else "" if v.dtype == object else np.nan], v.dtype)
-                for k, v in table.items()}  # fmt: skip
-        layer.features = {k: np.concatenate([none[k], v]) for k, v in table.items()}
-        touched = bool(session.touched or session.accepted)
-        mark = layer.metadata[KEY]
-        mark["settings"] = mark["settings"] | self.settings().model_dump()
-        mark["digest"] = "edited" if touched else digest(data)
-        self.review.show_layer(layer, session)
-        self._tell_score(data)
+    def _catch_up(self) -> None:
+        """Sliders and score for the nuclei as they are now."""
+        view = self._view()
+        if view is not None:
+            self._follow(view)
+            self._tell_score()
 
-    def _tell_score(self, data: np.ndarray) -> None:
-        truth = self._truth()
-        if truth is None:
+    def _follow(self, view: DocumentView) -> None:
+        """Sliders where undo, another plane or another window put them."""
+        index = self._plane(view)
+        if index in view.document.planes and view.document.settings_of(index) != self.settings():
+            self._show(view.document.settings_of(index))
+
+    def _tell_score(self, _: Any = None) -> None:
+        truth, layer = self._truth(), self._layer()
+        data = np.zeros((0, 0), np.int32) if layer is None else np.asarray(layer.data)
+        if truth is None or layer is None:
             self.score_label.setText("")
         elif truth.shape != data.shape:
             self.score_label.setText(f"the truth is {truth.shape}, the nuclei are {data.shape}")
@@ -273,10 +271,11 @@ class TuneWidget(QWidget):
 
     def reset(self) -> None:
         """Sliders back to where Segment had them; edits stay."""
-        layer = self._chosen()
-        remembered = _remembered(layer)
-        self._show(remembered.settings)
-        self.retune()
+        self._chosen()
+        view = self._view()
+        if view is not None:
+            self._show(view.begun_with)
+            self.retune()
 
     def load_preset(self, name: str) -> None:
         """Set the sliders to a preset."""
@@ -305,11 +304,15 @@ class TuneWidget(QWidget):
 
     def find_best(self) -> None:
         """Sweep the settings for the best score against the truth, off the GUI thread."""
-        layer, truth = self._layer(), self._truth()
-        if layer is None or truth is None or truth.shape != layer.data.shape:
+        view, truth = self._view(), self._truth()
+        if view is None or truth is None or truth.shape != view.layer.data.shape:
             self.box.say("Choose a truth layer of the same size first: labels known to be right.", show_error)
             return
-        raw = _remembered(layer).raw
+        index = self._plane(view)
+        if index not in view.document.planes:
+            self.box.say("This plane was not segmented: there is nothing to tune in it.", show_error)
+            return
+        raw, truth = view.document.planes[index].raw, truth[index]
         grid = GRID | (VIEWS_GRID if raw.view_count > 1 else {})
         self.box.start(
             "Find best", _sweep_job, Postprocessor(raw), truth, self.settings(), grid, done=self._on_best
@@ -320,22 +323,9 @@ class TuneWidget(QWidget):
         self.retune()
         self.box.say(f"Best score found: {best.score:.3f}; the sliders stand there now.")
 
-    def export(self, path: str) -> None:
-        """Save the nuclei in the format of the file's name; see the package's writers."""
-        from napari_deepretina._widgets import io
-
-        layer = self._chosen()
-        data, meta, _ = layer.as_layer_data_tuple()
-        writers = {
-            ".csv": io.write_labels_rle, ".json": io.write_labels_coco, ".zip": io.write_labels_rois,
-            ".tif": io.write_labels_tiff, ".tiff": io.write_labels_tiff,
-        }  # fmt: skip
-        kind = Path(path).suffix.lower()
-        if kind not in writers:
-            raise UserError(f"{path!r}: end the name with {', '.join(writers)}")
-        write = io.write_labels_table if path.lower().endswith("_table.csv") else writers[kind]
-        write(path, data, meta)
-        self.box.say(f"Saved {path}")
+    def export(self, path: str, chosen: str = "") -> None:
+        """Save the nuclei; see `exporting.export`."""
+        self.box.say(f"Saved {exporting.export(self._chosen(), path, chosen)}")
 
     def _ask_to_save(self) -> None:
         name, chosen = QInputDialog.getText(self, "Save preset", "Name of the preset:")
@@ -344,10 +334,19 @@ class TuneWidget(QWidget):
 
     def _ask_to_export(self) -> None:
         layer = self._chosen()
-        kinds = "Run lengths (*.csv);;Table (*_table.csv);;COCO (*.json);;ImageJ ROIs (*.zip);;TIFF (*.tif)"
-        path, _ = QFileDialog.getSaveFileName(self, "Export nuclei", f"{layer.name}.tif", kinds)
+        path, chosen = QFileDialog.getSaveFileName(self, "Export nuclei", layer.name, exporting.FILTERS)
         if path:
-            self.export(path)
+            self._guarded(lambda: self.export(path, chosen))
+
+    def _bring_back(self, path: Path) -> None:
+        """Put a document of an earlier session into a layer; its file goes on as the layer's own."""
+        data, meta, _ = layer_of(path)
+        layer = self._viewer.add_labels(data, **meta)
+        view = view_of(layer)
+        if view is not None:
+            view.go_on_in(path)
+        self._refresh_layers()
+        self.nuclei.value = layer.name
 
     def _chosen(self) -> Labels:
         layer = self._layer()
@@ -365,13 +364,11 @@ class TuneWidget(QWidget):
         """A click on a nucleus chooses it; painting and the like are left alone."""
         if layer.mode != "pan_zoom":
             return
-        view = {"view_direction": event.view_direction, "dims_displayed": event.dims_displayed}
-        value = layer.get_value(event.position, **view, world=True)
+        shown = {"view_direction": event.view_direction, "dims_displayed": event.dims_displayed}
+        value = layer.get_value(event.position, **shown, world=True)
+        self.review.choose(int(value or 0))
         if value:
-            self.review.refresh()
-            self.review.choose(int(value))
-            row = self.review.told.text()
-            self.box.status.setText(row)
+            self.box.status.setText(self.review.told.text())
 
     def event(self, event: QEvent) -> bool:
         """A closed dock only loses its parent."""
@@ -390,10 +387,3 @@ def _sweep_job(
         except StopIteration as end:
             return _Best(*end.value)
         yield Progress(done, "trying settings")
-
-
-def _remembered(layer: Labels) -> Remembered:
-    """What tuning needs of a layer; those in the list have it."""
-    found = remembered_of(layer)
-    assert found is not None
-    return found

@@ -16,7 +16,7 @@ from napari_deepretina.document.measure import Columns, measure
 from napari_deepretina.document.planes import TunedPlane, laid_over
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
-from napari_deepretina.instances import Instances, RawInstances, editing
+from napari_deepretina.instances import Instances, editing
 from napari_deepretina.instances.labels import sizes_of
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
@@ -81,31 +81,6 @@ class Document:
         of_planes = [int(plane.id_of.max(initial=0)) for plane in self.planes.values()]
         self.last_id = max([0, *(i for i in self.nuclei if i <= HIGHEST), *of_planes])
 
-    @classmethod
-    def of_result(
-        cls,
-        labels: NDArray[np.integer],
-        made: Mapping[Index, tuple[RawInstances, Instances, NDArray[np.integer]]],
-        settings: PostprocessSettings,
-        classes: Sequence[str] = ("nucleus",),
-    ) -> Document:
-        """The document of what a run found.
-
-        Parameters
-        ----------
-        labels : (…, H, W) int32.
-        made : by plane, its raw detections, the nuclei made of them, and the ids that these have in `labels`.
-        settings, classes : as for the class.
-        """
-        nuclei: dict[int, Nucleus] = {}
-        for _, instances, ids in made.values():
-            for label, record in records_of(instances, ids).items():
-                nuclei[label] = better(record, nuclei.get(label))
-        planes = {
-            index: TunedPlane(raw, instances.sources, ids) for index, (raw, instances, ids) in made.items()
-        }
-        return cls(labels, settings, planes, classes=classes, nuclei=nuclei)
-
     # ---- what is known ----
 
     @property
@@ -130,6 +105,10 @@ class Document:
     def is_present(self, label: int) -> bool:
         """Whether a nucleus has pixels."""
         return label > 0 and self._sizes[label] > 0
+
+    def area(self, label: int) -> int:
+        """Pixels of a nucleus, in all planes."""
+        return self._sizes[label]
 
     def is_changed(self) -> bool:
         """Whether a person accepted, edited, drew or deleted anything that is not undone."""

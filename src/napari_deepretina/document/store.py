@@ -111,12 +111,17 @@ class Autosave:
         if not back and not new:
             return None
         self._written = list(done)
-        frames = [_step(self._document, change) for change in new]
         if not self._begun:
-            self._begun = True
-            start = _whole(self._document, self._told, done)
-            return self._thread.submit(self._write_whole, [start, *frames])
+            return self.write_all()
+        frames = [_step(self._document, change) for change in new]
         return self._thread.submit(self._append, back, frames)
+
+    def write_all(self) -> Future[None]:
+        """Write the document with its steps, whether or not anything happened."""
+        done = self._document.history.done
+        self._written, self._begun = list(done), True
+        start = _whole(self._document, self._told, done)
+        return self._thread.submit(self._write_whole, [start, *(_step(self._document, c) for c in done)])
 
     def close(self) -> None:
         """Wait until everything is on disk."""

@@ -26,3 +26,10 @@ def write_features(images: Iterable[tuple[str, Mapping[str, Any]]], path: Path) 
             count = max((len(v) for v in features.values()), default=0)
             values = [features.get(c, [""] * count) for c in columns]
             rows.writerows([name, *row] for row in zip(*values, strict=True))
+
+
+def cell(value: Any) -> Any:
+    """A number as a table shows it: no more digits than it is worth, and nothing where there is none."""
+    if isinstance(value, float):
+        return "" if value != value else float(f"{value:.7g}")
+    return value

@@ -13,7 +13,7 @@ import numpy as np
 from napari_deepretina.data.ours import RESULT
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.export.coco import write_coco
-from napari_deepretina.export.features import write_features
+from napari_deepretina.export.features import cell, write_features
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels, write_labels_zarr
@@ -126,13 +126,14 @@ def write_one(
         file_name = _with_suffix(source.file_name, suffix)
         entries.append(Entry(source.name + suffix, plane.instances, file_name))
         values.append(_intensities(image, plane.instances))
-    features = done.features()
+    images: Any = picture.plane if isinstance(done, StackSegmentation) else picture.plane(())
+    features = done.features(images, pixel_size=picture.pixel_size)
+    table = {name: [cell(v) for v in values.tolist()] for name, values in features.items()}
     summary = _summary(source.name, features["area"], entries, values)
     told = done.provenance()
-    about = {"nuclei": len(features["label"]), **told["seconds"], "where": source.where}
+    about = {"nuclei": done.count, **told["seconds"], "where": source.where}
     notes = [*picture.notes, *told["notes"]]
     about |= {"notes": notes} if notes else {}
-    table = {k: v.tolist() for k, v in features.items()}
     if stack:
         about["planes"] = len(entries)
     return Record(source.name, entries, table, summary, about), paths

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from napari_deepretina import __version__
 from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.reading import Reading
+from napari_deepretina.document.measure import channels_of, measure_instances
+from napari_deepretina.document.records import known_columns, records_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
@@ -68,22 +70,34 @@ class Segmentation:
         """Nuclei."""
         return len(self.instances)
 
-    def features(self) -> dict[str, NDArray[Any]]:
-        """Columns of a table with one row a nucleus, row i for label i + 1.
+    @property
+    def tunable(self) -> bool:
+        """Whether the raw detections behind the nuclei were kept."""
+        return bool(self.instances.sources.max(initial=-1) < len(self.prediction.raw))
 
-        ``label``, ``score``, ``votes`` (views that saw it), ``area`` (pixels), ``class`` (name),
-        ``x0 y0 x1 y1`` (pixels, x1 and y1 exclusive; the box of the final mask).
+    def features(
+        self, image: Any = None, *, pixel_size: tuple[float, float] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The table of nuclei, one row each, row i for label i + 1.
+
+        Parameters
+        ----------
+        image : (H, W) or (H, W, C), whose intensities are measured.
+        pixel_size : height and width of a pixel in µm.
+
+        Returns
+        -------
+        dict
+            ``index`` (the label), ``state``, ``source``, ``score``, ``votes`` (views that saw it), ``class``
+            (name), ``area`` (pixels), then what `napari_deepretina.document.measure` gives. Channels are
+            called ``intensity``, ``red`` …, ``channel_0`` ….
         """
-        names = np.array(["background", *self.weights["classes"].split("\n")], dtype=object)
-        boxes = self.instances.tight_boxes()
-        return {
-            "label": np.arange(1, len(self.instances) + 1),
-            "score": self.instances.scores.astype(float),
-            "votes": self.instances.votes,
-            "area": self.instances.areas,
-            "class": names[self.instances.classes],
-            **{k: boxes[:, i] for i, k in enumerate(("x0", "y0", "x1", "y1"))},
-        }
+        found = self.instances
+        names = self.weights["classes"].split("\n")
+        areas = dict(zip(found.ids.tolist(), found.areas.tolist(), strict=True))
+        known = known_columns(found.ids, records_of(found, found.ids), areas, names)
+        channels = channels_of(image) if image is not None else {}
+        return known | measure_instances(found, channels, pixel_size=pixel_size)
 
     def provenance(self) -> dict[str, Any]:
         """What is needed to repeat the run: versions, weights, settings, device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from napari_deepretina.data.channels import check_image, overview
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.data.reading import Reading, readings
+from napari_deepretina.document.measure import channels_of, joined, measure_instances
+from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, threads
@@ -72,27 +74,40 @@ class StackSegmentation:
         kinds = ("network", "postprocess")
         return {k: round(sum(p.seconds[k] for p in self.planes.values()), 4) for k in kinds}
 
-    def features(self) -> dict[str, NDArray[Any]]:
-        """Columns of a table with one row an object, row i for id i + 1.
+    def features(
+        self,
+        plane: Callable[[Index], Any] | None = None,
+        *,
+        pixel_size: tuple[float, float] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The table of objects, one row each, row i for id i + 1.
 
-        ``label``, ``score`` and ``votes`` (the best of its planes), ``area`` (pixels, all planes together),
-        ``class``, ``planes`` (how many), ``first`` and ``last`` (along the last plane axis).
+        Parameters
+        ----------
+        plane : gives the (H, W) or (H, W, C) image of a plane, whose intensities are measured.
+        pixel_size : height and width of a pixel in µm.
+
+        Returns
+        -------
+        dict
+            As of a `Segmentation`: score and votes are the best of an object's planes, ``area`` counts all
+            of them, and its shape is that of the largest. ``planes`` tells how many, ``first`` and ``last``
+            where, along the last plane axis.
         """
-        n = self.count
-        table: dict[str, NDArray[Any]] = {
-            "label": np.arange(1, n + 1), "score": np.zeros(n), "votes": np.zeros(n, np.int32),
-            "area": np.zeros(n, np.int64), "class": np.full(n, "", object), "planes": np.zeros(n, np.int32),
-            "first": np.full(n, np.iinfo(np.int32).max, np.int32), "last": np.full(n, -1, np.int32),
-        }  # fmt: skip
+        nuclei: dict[int, Nucleus] = {}
+        measured = []
         for index, ids in self.ids.items():
-            rows, seen = ids - 1, self.planes[index].features()
-            np.add.at(table["area"], rows, seen["area"])
-            np.add.at(table["planes"], rows, 1)
-            for name, value in (("score", seen["score"]), ("votes", seen["votes"]), ("last", index[-1])):
-                np.maximum.at(table[name], rows, value)
-            np.minimum.at(table["first"], rows, index[-1])
-            table["class"][rows] = seen["class"]
-        return table
+            found = replace(self.planes[index].instances, ids=ids.astype(np.int64))
+            for label, record in records_of(found, ids).items():
+                nuclei[label] = better(record, nuclei.get(label))
+            channels = channels_of(plane(index)) if plane is not None else {}
+            measured.append((index[-1], measure_instances(found, channels, pixel_size=pixel_size)))
+        if not measured:
+            return known_columns(np.zeros(0, np.int64), {}, {}, ())
+        table = joined(measured)
+        areas = dict(zip(table["index"].tolist(), table["area"].tolist(), strict=True))
+        names = next(iter(self.planes.values())).weights["classes"].split("\n")
+        return known_columns(table["index"], nuclei, areas, names) | table
 
     def provenance(self) -> dict[str, Any]:
         """What is needed to repeat the run, as of `Segmentation`."""

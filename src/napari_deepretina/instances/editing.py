@@ -19,18 +19,6 @@ Line = NDArray[np.float64]
 Change = tuple[tuple[NDArray[np.intp], NDArray[np.intp]], NDArray[np.int32]]
 
 
-def delete(labels: LabelImage, label: int) -> Change:
-    """Erase a nucleus; UserError if there is none of that id."""
-    return _set(_pixels(labels, label), 0)
-
-
-def merge(labels: LabelImage, ids: NDArray[np.integer]) -> Change:
-    """Make several nuclei one, under the first id given; UserError if there are fewer than two."""
-    if len(ids) < 2:
-        raise UserError(f"merging needs at least two nuclei under the line, there are {len(ids)}")
-    return _set(np.nonzero(np.isin(labels, ids[1:])), int(ids[0]))
-
-
 def split(labels: LabelImage, label: int, line: Line, new_id: int) -> Change:
     """Cut a nucleus along a line, drawn on as far as need be: the smaller side gets the new id.
 
@@ -45,7 +33,7 @@ def split(labels: LabelImage, label: int, line: Line, new_id: int) -> Change:
     if side.all() or not side.any():
         raise UserError(f"the line does not cut nucleus {label}: draw it across")
     smaller = side if np.count_nonzero(side) * 2 <= len(side) else ~side
-    return _set((rows[smaller], columns[smaller]), new_id)
+    return (rows[smaller], columns[smaller]), np.full(np.count_nonzero(smaller), new_id, np.int32)
 
 
 def ids_under(labels: LabelImage, line: Line) -> NDArray[np.int32]:
@@ -93,8 +81,3 @@ def _pixels(labels: LabelImage, label: int) -> tuple[NDArray[np.intp], NDArray[n
     if not len(rows):
         raise UserError("choose a nucleus first: click on it, or on its row in the table")
     return rows, columns
-
-
-def _set(pixels: tuple[NDArray[np.intp], ...], value: int) -> Change:
-    rows, columns = pixels
-    return (rows, columns), np.full(len(rows), value, np.int32)
