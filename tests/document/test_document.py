@@ -288,6 +288,24 @@ def test_objects_of_a_stack_are_whole():
         document.retune(START, (7,))
 
 
+def test_nuclei_that_a_slider_brings_into_a_stack_are_linked():
+    raw, chosen = views_of(3), PostprocessSettings(votes=1)
+    every, few = postprocess(raw, chosen), postprocess(raw, PostprocessSettings(votes=1, score=0.9))
+    assert 0 < len(few) < len(every)
+    labels = np.zeros((2, 120, 120), np.int32)
+    labels[0] = every.to_labels()
+    ids = every.ids[[int(np.flatnonzero(every.sources == s)[0]) for s in few.sources]]
+    labels[1] = np.concatenate([[0], ids])[few.to_labels()]
+    made = {(0,): (raw, every, every.ids), (1,): (raw, few, ids)}
+    linked, apart = (of_result(labels, made, chosen, link=link) for link in (0.3, 0))
+    for document in (linked, apart):
+        document.retune(chosen, (1,))
+    assert np.array_equal(linked.labels[1], linked.labels[0])
+    assert len(linked.present) == len(every)
+    assert len(apart.present) == 2 * len(every) - len(few)
+    consistent(linked)
+
+
 def deed(document, rng, kind):
     """One random step."""
     present = document.present.tolist() or [0]

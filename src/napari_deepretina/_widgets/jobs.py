@@ -114,7 +114,8 @@ def stack_job(picture: Any, values: dict[str, Any], cache: ModelCache) -> Genera
     settings = make_settings(**values)
     model = cache.get(settings.weights, settings.device)
     with threads(model) as engine:
-        return (yield from with_patches(segment_stack_steps(picture, model, settings, engine=engine)))
+        steps = segment_stack_steps(picture, model, settings, engine=engine, tunable=True)
+        return (yield from with_patches(steps))
 
 
 def unfinished_tiles() -> Path:

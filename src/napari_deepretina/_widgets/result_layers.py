@@ -139,7 +139,7 @@ def document_of(result: Any, labels: Any) -> Document:
         kept = {i: p.prediction.raw if p.tunable else None for i, p in result.planes.items()}
         made = {i: (kept[i], p.instances, result.ids[i]) for i, p in result.planes.items()}
     classes = result.weights.get("classes", "nucleus").split("\n")
-    return of_result(labels, made, chosen, classes)
+    return of_result(labels, made, chosen, classes, link=result.settings.link)
 
 
 def _mark(layer: Labels, run: Run, details: dict[str, Any], document: Document) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from magicgui.widgets import ComboBox, FloatSpinBox
 from napari.layers import Image
-from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QMainWindow, QPushButton, QVBoxLayout, QWidget
 
 from napari_deepretina._widgets.document_view import DocumentView
@@ -44,13 +43,12 @@ KEYS = {
 class ReviewPanel(QWidget):
     """A table of nuclei and what can be done to the one chosen."""
 
-    edited = Signal()
-
     def __init__(self, viewer: Any, box: RunBox) -> None:
         super().__init__()
         self._viewer, self._box = viewer, box
         self._models = ModelCache()
         self._tool = ""
+        self._only: frozenset[int] | None = None
         self.view: DocumentView | None = None
         self.tools = ToolsLayer(viewer, lambda: self._guarded(self._finish_tool))
         self.outline = ChosenOutline(viewer)
@@ -128,12 +126,18 @@ class ReviewPanel(QWidget):
             self.progress.setText("")
             return
         document = self.view.document
-        self.table.show_columns(doubtful_first(document, FILTERS[self.shown.value]))
+        self.table.show_columns(doubtful_first(document, FILTERS[self.shown.value], self._only))
         self.table.mark(document.chosen)
         self.outline.show(self.view.layer, document.chosen)
         done, every = document.reviewed()
         self.progress.setText(f"{done} of {every} reviewed")
         self.told.setText(self._about(document) or HINT)
+
+    def show_only(self, ids: frozenset[int] | None) -> None:
+        """List these nuclei only, such as those in a range of a measurement; None for all."""
+        if ids != self._only:
+            self._only = ids
+            self.refresh()
 
     def _about(self, document: Document) -> str:
         """What is known of the chosen nucleus, as a sentence."""
@@ -326,7 +330,9 @@ class ReviewPanel(QWidget):
             self._box.say(message[:1].upper() + message[1:], show_error)
 
 
-def doubtful_first(document: Document, states: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def doubtful_first(
+    document: Document, states: tuple[str, ...] = (), only: frozenset[int] | None = None
+) -> dict[str, np.ndarray]:
     """Rows of the table, in the order in which a person looks at them.
 
     What nobody has looked at comes first, the least sure of it before all: a low score, or few of the views.
@@ -335,6 +341,8 @@ def doubtful_first(document: Document, states: tuple[str, ...] = ()) -> dict[str
     share = known["votes"] / max(1, document.view_count)
     sure = np.where(known["source"] == "network", known["score"] * share, known["score"])
     order = np.lexsort((np.nan_to_num(sure, nan=1.0), known["state"] != "found"))
+    if only is not None:
+        order = order[np.isin(known["index"][order], list(only))]
     if states:
         order = order[np.isin(known["state"][order], states)]
     return {name: column[order] for name, column in known.items()}

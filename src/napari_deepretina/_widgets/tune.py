@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
 from napari_deepretina._widgets.documents import LeftBehind, layer_of
+from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of
 from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
@@ -71,7 +72,8 @@ class TuneWidget(QWidget):
         )
         self.box.asked.connect(self.find_best)
         self.review = ReviewPanel(napari_viewer, self.box)
-        self.review.edited.connect(self.retune)
+        self.measure = MeasureBox(napari_viewer)
+        self.measure.ranged.connect(self.review.show_only)
         self._build()
         hub.shown.connect(self._refresh_layers)
         napari_viewer.dims.events.current_step.connect(self._on_plane)
@@ -135,6 +137,7 @@ class TuneWidget(QWidget):
         self.tabs.setObjectName("tabs")
         self.tabs.addTab(thresholds, "Sliders")
         self.tabs.addTab(self.review, "Review")
+        self.tabs.addTab(self.measure, "Measure")
         self.left_behind = LeftBehind()
         self.left_behind.opened.connect(self._bring_back)
         layout = QVBoxLayout(self)
@@ -158,6 +161,7 @@ class TuneWidget(QWidget):
         self.nuclei.reset_choices()
         self.truth.reset_choices()
         self._on_layer_chosen()
+        self.measure.list_images()
 
     def _on_layer_chosen(self, _: Any = None) -> None:
         view = self._view()
@@ -174,6 +178,7 @@ class TuneWidget(QWidget):
             view.listeners.append(self._catch_up)
             self._show(view.document.settings)
         self.review.show_view(view)
+        self.measure.show_view(view)
 
     def _layer(self) -> Labels | None:
         name = self.nuclei.value

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_deepretina.document.changes import Change, Index
 from napari_deepretina.document.history import History
 from napari_deepretina.document.measure import Columns, measure
-from napari_deepretina.document.planes import TunedPlane, laid_over
+from napari_deepretina.document.planes import TunedPlane, beside, laid_over
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, editing
@@ -46,6 +46,7 @@ class Document:
     classes : names of classes 1…C.
     nuclei : records of the ids in `labels`; those that have none were drawn by a person.
     settings_of : of planes that were made with other settings.
+    link : IoU from which on nuclei of neighbouring planes are one object; 0 for never.
 
     Attributes
     ----------
@@ -65,6 +66,7 @@ class Document:
         classes: Sequence[str] = ("nucleus",),
         nuclei: Mapping[int, Nucleus] | None = None,
         settings_of: Mapping[Index, PostprocessSettings] | None = None,
+        link: float = 0,
     ) -> None:
         self._flat = np.ascontiguousarray(labels, np.int32).ravel().copy()
         self.labels = self._flat.reshape(labels.shape)
@@ -73,7 +75,7 @@ class Document:
         self.chosen = 0
         self.listeners: list[Listener] = []
         self.history = History()
-        self.settings = settings
+        self.settings, self.link = settings, link
         self._settings = dict.fromkeys(self.planes, settings) | dict(settings_of or {})
         self._sizes = _pixels_of(self.labels)
         drawn = Nucleus("drawn", "person")
@@ -296,7 +298,7 @@ class Document:
     def _retuned(self, settings: PostprocessSettings, index: Index) -> Change:
         plane, current = self.planes[index], self.labels[index]
         made = plane.nuclei(settings)
-        made = replace(made, ids=plane.ids_of(made, self.new_id))
+        made = replace(made, ids=plane.ids_of(made, self.new_id, beside(self.labels, index), self.link))
         staying = np.array([i for i, n in self.nuclei.items() if n.stays], np.int64)
         free = ~np.isin(made.ids, staying)
         made = replace(made[free], ids=made.ids[free])

@@ -20,6 +20,7 @@ def of_result(
     made: Mapping[Index, tuple[RawInstances | None, Instances, NDArray[np.integer]]],
     settings: PostprocessSettings,
     classes: Sequence[str] = ("nucleus",),
+    link: float = 0,
 ) -> Document:
     """The document of what a run found.
 
@@ -28,7 +29,7 @@ def of_result(
     labels : (…, H, W) int32.
     made : by plane, its raw detections, the nuclei made of them, and the ids that these have in `labels`.
         Planes without raw detections cannot be tuned.
-    settings, classes : as for `Document`.
+    settings, classes, link : as for `Document`.
     """
     nuclei: dict[int, Nucleus] = {}
     for _, instances, ids in made.values():
@@ -39,7 +40,7 @@ def of_result(
         for index, (raw, instances, ids) in made.items()
         if raw is not None
     }
-    return Document(labels, settings, planes, classes=classes, nuclei=nuclei)
+    return Document(labels, settings, planes, classes=classes, nuclei=nuclei, link=link)
 
 
 def copied(document: Document) -> Document:
@@ -56,6 +57,7 @@ def copied(document: Document) -> Document:
         classes=document.classes,
         nuclei=document.nuclei,
         settings_of=settings_of,
+        link=document.link,
     )
     twin.last_id = document.last_id
     return twin

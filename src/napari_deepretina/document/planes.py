@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.document.changes import Index
 from napari_deepretina.instances import Instances, RawInstances
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import LabelImage, sizes_of
 from napari_deepretina.postprocess.pipeline import Postprocessor
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
@@ -44,13 +45,48 @@ class TunedPlane:
             self._made = settings, self._postprocess(settings)
         return self._made[1]
 
-    def ids_of(self, made: Instances, new_id: Callable[[], int]) -> NDArray[np.int64]:
-        """(N,) ids of nuclei made of these detections; those that have none yet are given one."""
+    def ids_of(
+        self, made: Instances, new_id: Callable[[], int], beside: Sequence[LabelImage] = (), link: float = 0
+    ) -> NDArray[np.int64]:
+        """(N,) ids of nuclei made of these detections; those that have none yet are given one.
+
+        Parameters
+        ----------
+        beside : labels of planes before and after, the nearest first.
+        link : a nucleus without an id that overlaps one of theirs by at least this IoU is the same object;
+            0 links nothing.
+        """
         ids = self.id_of[made.sources]
         new = np.flatnonzero(ids == 0)
+        if link > 0 and len(new):
+            taken = set(ids[ids > 0].tolist())
+            for labels in beside:
+                self._link(made, ids, labels, link, taken)
+            new = np.flatnonzero(ids == 0)
         ids[new] = [new_id() for _ in new]
         self.id_of[made.sources[new]] = ids[new]
         return ids.astype(np.int64)
+
+    def _link(
+        self, made: Instances, ids: NDArray[np.int32], beside: LabelImage, link: float, taken: set[int]
+    ) -> None:
+        """Give nuclei without an id that of the object under them in another plane, in place."""
+        sizes = dict(zip(*(values.tolist() for values in sizes_of(beside)), strict=True))
+        pairs = []
+        for place in np.flatnonzero(ids == 0).tolist():
+            x0, y0, x1, y1 = made.boxes[place].tolist()
+            mask = made.masks[place]
+            met, counts = np.unique(beside[y0:y1, x0:x1][mask], return_counts=True)
+            area = np.count_nonzero(mask)
+            pairs += [
+                (common / (area + sizes[label] - common), place, label)
+                for label, common in zip(met.tolist(), counts.tolist(), strict=True)
+                if label > 0
+            ]
+        for iou, place, label in sorted(pairs, reverse=True):
+            if iou >= link and not ids[place] and label not in taken:
+                ids[place] = label
+                taken.add(label)
 
 
 def laid_over(
@@ -82,3 +118,9 @@ def laid_over(
             labels[window][shape & (labels[window] == label)] = 0
     labels[mask] = current[mask]
     return labels
+
+
+def beside(labels: LabelImage, index: Index) -> list[LabelImage]:
+    """Labels of the planes before and after one of a stack."""
+    near = [(*index[:-1], index[-1] + step) for step in (-1, 1)] if index else []
+    return [labels[i] for i in near if 0 <= i[-1] < labels.shape[len(index) - 1]]

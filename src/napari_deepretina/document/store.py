@@ -193,6 +193,7 @@ def _whole(document: Document, told: Mapping[str, Any], steps: Sequence[Change] 
             "nuclei": {str(label): list(record) for label, record in nuclei.items()},
             "last_id": document.last_id,
             "settings": document.settings.model_dump(),
+            "link": document.link,
         }
     )
     return arrays
@@ -214,6 +215,7 @@ def _document(arrays: Arrays) -> tuple[Document, dict[str, Any]]:
         planes,
         settings_of={tuple(p["index"]): PostprocessSettings(**p["settings"]) for p in meta["planes"]},
         classes=meta["classes"],
+        link=meta["link"],
         nuclei={int(label): Nucleus(*record) for label, record in meta["nuclei"].items()},
     )
     document.last_id = max(document.last_id, meta["last_id"])

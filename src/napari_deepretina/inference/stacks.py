@@ -50,7 +50,8 @@ class StackSegmentation:
     ----------
     labels : (…, H, W) int32, the picture's planes first; planes that were not asked for hold 0.
     axes : a letter for each of its axes.
-    planes : result of each plane that is done, by its position; their raw detections are not kept.
+    planes : result of each plane that is done, by its position; their raw detections are kept only if it
+        is to be tuned.
     ids : id in `labels` of each of a plane's instances.
     settings, weights : as in `Segmentation`.
     """
@@ -154,6 +155,7 @@ def segment_stack_steps(
     settings: SegmentSettings,
     *,
     engine: Engine | None = None,
+    tunable: bool = False,
 ) -> Steps[StackSegmentation]:
     """Segment the planes that the settings ask for, and link them if they say so.
 
@@ -163,6 +165,7 @@ def segment_stack_steps(
     ----------
     picture : with at least one axis of planes.
     engine : does several planes at a time; by default one after the other is done here.
+    tunable : keep the raw detections of each plane, under the settings' thresholds as well.
 
     Yields
     ------
@@ -185,7 +188,7 @@ def segment_stack_steps(
     )
     result.notes += told
     brightness = _brightness(picture, indices, settings.channel)
-    order, empty = _Order(indices, result, settings), []
+    order, empty = _Order(indices, result, settings, tunable=tunable), []
     nothing = partial(empty_segmentation, picture.height_width, model, settings)
 
     def todo() -> Iterator[tuple[Index, NDArray[Any]]]:
@@ -199,9 +202,10 @@ def segment_stack_steps(
 
     single = settings.model_copy(update={"channel": None})
     if engine is None:
-        yield from _one_by_one(model, single, todo(), order)
+        yield from _one_by_one(model, single, todo(), order, tunable=tunable)
     else:
-        for index, answer in engine.map(partial(whole_images, single), ((i, [p]) for i, p in todo())):
+        work = partial(tunable_images if tunable else whole_images, single)
+        for index, answer in engine.map(work, ((i, [p]) for i, p in todo())):
             if isinstance(answer, UserError):
                 raise answer
             yield order.progress(0, order.take(index, answer[0]))
@@ -243,10 +247,12 @@ def _one_by_one(
     settings: SegmentSettings,
     todo: Iterator[tuple[Index, NDArray[Any]]],
     order: _Order,
+    *,
+    tunable: bool,
 ) -> Steps[None]:
     """Here, with progress inside each plane."""
     for index, pixels in todo:
-        steps = segment_steps(pixels, model, settings)
+        steps = segment_steps(pixels, model, settings, tunable=tunable)
         while True:
             try:
                 yield order.progress(next(steps).done, None)
@@ -262,6 +268,13 @@ def whole_images(
     return [without_raw(done) for done in segment_together(images, model, settings)]
 
 
+def tunable_images(
+    settings: SegmentSettings, model: LoadedModel, images: Sequence[NDArray[Any]]
+) -> list[Segmentation]:
+    """The same, each with all of its raw detections."""
+    return [drain(segment_steps(image, model, settings, tunable=True)) for image in images]
+
+
 def without_raw(done: Segmentation) -> Segmentation:
     """The same with no raw detections: a fraction of the memory."""
     prediction = done.prediction
@@ -271,8 +284,10 @@ def without_raw(done: Segmentation) -> Segmentation:
 class _Order:
     """Planes come in any order; ids are given in the stack's order, as far as it is unbroken."""
 
-    def __init__(self, indices: list[Index], result: StackSegmentation, settings: SegmentSettings) -> None:
-        self._indices, self._result = indices, result
+    def __init__(
+        self, indices: list[Index], result: StackSegmentation, settings: SegmentSettings, *, tunable: bool
+    ) -> None:
+        self._indices, self._result, self._tunable = indices, result, tunable
         self._links = settings.link > 0
         self._linker = Linker(settings.link, settings.link_gap)
         self._waiting: dict[Index, Segmentation] = {}
@@ -281,7 +296,7 @@ class _Order:
 
     def take(self, index: Index, plane: Segmentation) -> Any:
         """Keep a plane; gives the function that gives its patch."""
-        self._waiting[index] = without_raw(plane)
+        self._waiting[index] = plane if self._tunable else without_raw(plane)
         self._done += 1
         while self._next < len(self._indices) and self._indices[self._next] in self._waiting:
             self._write(self._indices[self._next])
