@@ -1,9 +1,11 @@
 import csv
+import json
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from npe2 import PluginManifest
 
@@ -135,10 +137,34 @@ def test_other_csv_files_are_left_to_others(tmp_path):
     assert get_reader("image.tif") is None
 
 
-def test_stacks_of_labels_are_refused_by_the_2d_writers(tmp_path):
-    from napari_deepretina._widgets.io import write_labels_rle
+def test_stacks_of_labels_are_written_plane_by_plane(viewer, tmp_path):
+    from napari_deepretina._widgets import io
     from napari_deepretina.errors import UserError
 
-    with pytest.raises(UserError, match="only 2D labels"):
-        write_labels_rle(str(tmp_path / "x.csv"), np.zeros((2, 3, 4), int), {})
+    stack = np.zeros((3, 40, 50), np.int32)
+    stack[0, 5:12, 5:14], stack[1, 6:13, 5:14], stack[1, 20:30, 30:40] = 4, 4, 9
+    layer = viewer.add_labels(stack, name="movie", features={"index": [4, 9], "score": [0.5, 0.75]})
+    data, meta, _ = layer.as_layer_data_tuple()
+    io.write_labels_tiff(str(tmp_path / "l.tif"), data, meta)
+    with tifffile.TiffFile(tmp_path / "l.tif") as file:
+        assert np.array_equal(file.asarray(), stack)
+        assert file.series[0].axes == "ZYX"
+    io.write_labels_rois(str(tmp_path / "r.zip"), data, meta)
+    rois = roifile.roiread(tmp_path / "r.zip")
+    assert sorted((r.name, r.position) for r in rois) == [("0004", 1), ("0004", 2), ("0009", 2)]
+    io.write_labels_coco(str(tmp_path / "c.json"), data, meta)
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert [i["file_name"] for i in content["images"]] == [f"movie_{k:04}" for k in range(3)]
+    assert sorted((a["label"], a["score"]) for a in content["annotations"]) == [(4, 0.5), (4, 0.5), (9, 0.75)]
+    io.write_labels_rle(str(tmp_path / "r.csv"), data, meta)
+    planes = io.read_rle(str(tmp_path / "r.csv"))
+    assert [d[1]["name"] for d in planes[:2]] == ["movie_0000", "movie_0001"]
+    assert np.array_equal(planes[1][0] > 0, stack[1] > 0)
+    io.write_labels_table(str(tmp_path / "t.csv"), data, meta)
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [(r["index"], r["planes"], r["first"], r["last"]) for r in rows] == [
+        ("4", "2", "0", "1"), ("9", "1", "1", "1"),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="a plane or a stack"):
+        io.write_labels_rle(str(tmp_path / "x.csv"), np.zeros((2, 2, 2, 3, 4), int), {})
     assert not (tmp_path / "x.csv").exists()

@@ -123,7 +123,8 @@ def test_features_and_table_catch_up(tuned):
     assert table["mean_cells"].tolist() == pytest.approx([IMAGE[tuned.labels == i].mean() for i in ids])
     assert sorted(tuned.review.table.labels) == ids.tolist()
     assert tuned.layer.metadata["napari-deepretina"]["settings"]["score"] == 0.9
-    tuned.review.table.horizontalHeader().sectionClicked.emit(0)
+    tuned.review.table.horizontalHeader().sectionClicked.emit(0)  # and it stays sorted
+    tuned.review.refresh()
     assert tuned.review.table.labels.tolist() == ids.tolist()
 
 
@@ -462,3 +463,110 @@ def test_segmenting_again_begins_anew(tuned, results):
 
 def test_the_network_result_is_the_same_as_without_tuning(results, nuclei_model):
     assert np.array_equal(results[0].labels, segment(IMAGE, model=nuclei_model, score=0.6).labels)
+
+
+CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+CHORDS = {
+    "Undo": (Qt.Key.Key_Z, CONTROL), "Redo": (Qt.Key.Key_Z, CONTROL | SHIFT),
+    "Delete": (Qt.Key.Key_Delete,), "Escape": (Qt.Key.Key_Escape,),
+}  # fmt: skip
+
+
+class Keys:
+    """Keys pressed on napari's canvas."""
+
+    def __init__(self, tuned):
+        self.qtbot, self.canvas = tuned.qtbot, tuned.viewer.window._qt_viewer.canvas.native
+
+    def press(self, *keys):
+        for key in keys:
+            code = CHORDS.get(key) or (getattr(Qt.Key, f"Key_{key}"),)
+            self.qtbot.keyClick(self.canvas, *code)
+
+
+@pytest.fixture
+def keys(tuned):
+    tuned.viewer.layers.selection.active = tuned.layer
+    return Keys(tuned)
+
+
+def test_review_by_keys_alone(tuned, keys):
+    before = tuned.labels.copy()
+    order = tuned.review.table.labels.tolist()
+    keys.press("Delete", "A")  # nothing is chosen: nothing happens
+    assert np.array_equal(tuned.labels, before)
+    assert not tuned.document.is_changed()
+    keys.press("N", "N", "P", "N")
+    assert tuned.document.chosen == order[1]
+    keys.press("Delete")
+    assert set(np.unique(before)) - set(np.unique(tuned.labels)) == {order[1]}
+    assert tuned.document.chosen == order[2]
+    keys.press("A")
+    assert "1 of" in tuned.review.progress.text()
+    tuned.viewer.layers.selection.active = tuned.image  # whichever layer is active
+    keys.press("Undo")
+    assert tuned.document.reviewed()[0] == 0
+    tuned.press("merge")
+    assert tuned.viewer.layers.selection.active is tuned.viewer.layers[TOOLS]
+    keys.press("Undo")  # with the tools layer active, too
+    assert np.array_equal(tuned.labels, before)
+    keys.press("Escape")
+    assert tuned.viewer.layers.selection.active is tuned.layer
+    keys.press("Redo", "Escape")
+    assert tuned.document.chosen == 0
+    assert tuned.layer.selected_label == tuned.document.last_id + 1
+
+
+def test_arrow_keys_in_the_table_choose_the_row_that_is_deleted(tuned, qtbot):
+    """Highlight a row, two arrow keys, delete: that row's nucleus goes and no other."""
+    table = tuned.review.table
+    tuned.widget.tabs.setCurrentWidget(tuned.review)
+    table.setFocus()
+    table.picked.emit(table.row_at(1))
+    before, order = tuned.labels.copy(), table.labels.tolist()
+    assert tuned.document.chosen == order[1]
+    for _ in range(2):
+        qtbot.keyClick(table, Qt.Key.Key_Down)
+    assert tuned.document.chosen == order[3]
+    tuned.press("delete")
+    assert set(np.unique(before)) - set(np.unique(tuned.labels)) == {order[3]}
+
+
+def test_every_label_has_a_features_row_of_its_own_after_any_slider(tuned):
+    for values in ({"score": 0.05}, {"score": 0.9, "dilation": 2}, {"min_area": 200}, {"score": 0.3}):
+        tuned.set(**values)
+        tuned.rest()
+        features = tuned.layer.features
+        ids = np.unique(tuned.labels[tuned.labels > 0])
+        assert features["index"].tolist() == ids.tolist()
+        for label in ids.tolist():
+            y, x = np.argwhere(tuned.labels == label)[0]
+            told = tuned.layer.get_status((y * 0.5, x * 0.5), world=True)["value"]
+            assert f"area: {(tuned.labels == label).sum()}" in told
+            assert told.startswith(f"{label}; state: ")
+
+
+def test_colours_and_ranges_by_measurements(tuned, qtbot):
+    from napari.utils.colormaps import DirectLabelColormap
+
+    box = tuned.widget.measure
+    qtbot.waitUntil(lambda: "mean_cells" in box.colour.choices, timeout=10_000)
+    assert box.channels.item(0).text() == "cells"
+    box.colour.value = "area"
+    assert isinstance(tuned.layer.colormap, DirectLabelColormap)
+    areas = np.sort(tuned.layer.features["area"].to_numpy())
+    box.range.setValue((float(areas[2]), float(areas[-1])))
+    assert f"{len(areas) - 2} of {len(areas)} nuclei" in box.told.text()
+    assert len(tuned.review.table.labels) == len(areas) - 2
+    other = tuned.viewer.add_image(IMAGE[::-1].copy(), name="second")
+    tuned.viewer.add_image(IMAGE[:50], name="too small")
+    texts = [box.channels.item(k).text() for k in range(box.channels.count())]
+    assert texts == ["cells", "second"]
+    box.channels.item(1).setCheckState(Qt.CheckState.Checked)
+    qtbot.waitUntil(lambda: "mean_second" in tuned.layer.features, timeout=10_000)
+    ids = tuned.layer.features["index"].tolist()
+    told = tuned.layer.features["total_second"].tolist()
+    assert told == pytest.approx([other.data[tuned.labels == i].sum() for i in ids])
+    box.colour.value = box.colour.choices[0]
+    assert not isinstance(tuned.layer.colormap, DirectLabelColormap)
+    assert len(tuned.review.table.labels) == len(areas)

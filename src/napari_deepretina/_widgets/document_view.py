@@ -149,8 +149,11 @@ class DocumentView:
 
     def _on_brush(self, event: Any = None) -> None:
         """A person gave the brush another label, or picked one up."""
-        if not self._quiet:
-            self.document.choose(int(self.layer.selected_label))
+        before, label = self.document.chosen, int(self.layer.selected_label)
+        if self._quiet or label == before:
+            return
+        self.document.choose(label)
+        if self.document.chosen != before:
             self._tell()
 
     # ---- steps ----

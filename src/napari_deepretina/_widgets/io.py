@@ -130,29 +130,35 @@ def files_of_images() -> list[str]:
 
 @_beside_images
 def write_labels_rle(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a labels layer as RLE CSV with columns Height and Width."""
-    write_rle_csv([(meta.get("name", "labels"), _instances(data, meta))], Path(path), with_shape=True)
+    """Save a labels layer as RLE CSV with columns Height and Width; each plane is an image of its own."""
+    name = meta.get("name", "labels")
+    found = [(name + suffix, instances) for suffix, _, instances in _planes(data, meta)]
+    write_rle_csv(found, Path(path), with_shape=True)
     return [path]
 
 
 @_beside_images
 def write_labels_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as COCO JSON, under its image's file name, with scores and classes where known."""
-    write_coco([(_image_file(meta), _instances(data, meta))], Path(path), _classes(meta))
+    write_coco(_files_of_planes(data, meta), Path(path), _classes(meta))
     return [path]
 
 
 @_beside_images
 def write_labels_polygons(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as COCO JSON with polygons."""
-    write_coco([(_image_file(meta), _instances(data, meta))], Path(path), _classes(meta), polygons=True)
+    write_coco(_files_of_planes(data, meta), Path(path), _classes(meta), polygons=True)
     return [path]
 
 
 @_beside_images
 def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as ImageJ ROI zip, each ROI called by its label."""
-    write_rois(_instances(data, meta), Path(path))
+    planes = _planes(data, meta)
+    if np.ndim(data) == 2:
+        write_rois(planes[0][2], Path(path))
+    else:
+        write_rois({place: instances for _, place, instances in planes}, Path(path))
     return [path]
 
 
@@ -160,7 +166,8 @@ def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a labels layer as int32 TIFF, with the size of its pixels if the layer has a unit of length."""
     size = pixel_size_of(meta.get("scale", (1, 1)), meta.get("units"))
-    write_labels(_flat(data), Path(path), pixel_size=size)
+    axes = "".join(("T", "Z")[-(np.ndim(data) - 2) :]) if np.ndim(data) > 2 else ""
+    write_labels(_fitting(data), Path(path), pixel_size=size, axes=f"{axes}YX")
     return [path]
 
 
@@ -226,20 +233,36 @@ def _image_file(meta: dict[str, Any]) -> str:
     return Path(paths[0]).name if paths else str(told.get("image") or meta.get("name", "labels"))
 
 
-def _flat(data: Any) -> LabelImage:
-    """The label image; ids that int32 cannot hold are renumbered, with a word."""
+def _fitting(data: Any) -> LabelImage:
+    """The labels; ids that int32 cannot hold are renumbered, with a word."""
     labels = np.asarray(data)
-    if labels.ndim != 2:
-        raise UserError(f"only 2D labels can be saved like this, these have shape {labels.shape}")
+    if not 2 <= labels.ndim <= 4:
+        raise UserError(f"labels of a plane or a stack can be saved, these have shape {labels.shape}")
     fitting, renumbered = fitting_int32(labels)
     if renumbered:
         show_warning("Some ids were too large for this format: the nuclei were renumbered from 1.")
     return fitting
 
 
-def _instances(data: Any, meta: dict[str, Any]) -> Instances:
-    """The nuclei of a layer, with scores, votes and classes where its features tell them; NaN where not."""
-    instances = Instances.from_labels(_flat(data))
+def _planes(data: Any, meta: dict[str, Any]) -> list[tuple[str, int, Instances]]:
+    """Of each plane: what is added to an image's name, its number in the stack, and its nuclei."""
+    labels = _fitting(data)
+    found = []
+    for place, index in enumerate(np.ndindex(labels.shape[:-2])):
+        suffix = "".join(f"_{i:04}" for i in index)
+        found.append((suffix, place, _instances(labels[index], meta)))
+    return found
+
+
+def _files_of_planes(data: Any, meta: dict[str, Any]) -> list[tuple[str, Instances]]:
+    """File name and nuclei of each plane."""
+    path = Path(_image_file(meta))
+    return [(f"{path.stem}{suffix}{path.suffix}", found) for suffix, _, found in _planes(data, meta)]
+
+
+def _instances(data: LabelImage, meta: dict[str, Any]) -> Instances:
+    """The nuclei of a layer's plane, with scores and classes where its features tell them; NaN where not."""
+    instances = Instances.from_labels(data)
     known = _known(meta)
     scores = np.full(len(instances), np.nan, np.float32)
     classes = np.ones(len(instances), np.int32)

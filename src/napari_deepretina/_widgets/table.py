@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QTableView
+from qtpy.QtWidgets import QAbstractItemView, QApplication, QTableView
 
 
 class _Columns(QAbstractTableModel):
@@ -49,6 +49,8 @@ class Table(QTableView):
     """Shows equally long columns; ``picked`` tells the row that is clicked, as a dict."""
 
     picked = Signal(object)
+    wide = 150
+    """Pixels of columns of text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,30 +62,49 @@ class Table(QTableView):
         self.verticalHeader().setDefaultSectionSize(20)
         self.horizontalHeader().sectionClicked.connect(self._sort_by)
         self.clicked.connect(lambda index: self.picked.emit(self.row_at(index.row())))
-        self._ascending: dict[int, bool] = {}
+        self.selectionModel().currentRowChanged.connect(self._on_row)
+        self._marking = False
+        self._sorted: tuple[str, bool] | None = None
 
     def show_columns(self, columns: dict[str, np.ndarray]) -> None:
-        """Show other columns, in the order given; x and y stay hidden."""
-        self._columns.show(columns)
+        """Show other columns; rows in the order given, or as a person sorted them."""
+        self._marking = True
+        try:
+            self._columns.show(columns)
+            self._sort()
+        finally:
+            self._marking = False
         for place, name in enumerate(columns):
-            self.setColumnHidden(place, name in ("x", "y"))
             if columns[name].dtype == object:
-                self.setColumnWidth(place, 150)
+                self.setColumnWidth(place, self.wide)
 
     def row_at(self, place: int) -> dict[str, Any]:
         """The values of a row, from the top."""
         return {k: v[place] for k, v in self._columns.columns.items()}
 
     def _sort_by(self, section: int) -> None:
-        self._ascending[section] = not self._ascending.get(section, False)
-        order = Qt.SortOrder.AscendingOrder if self._ascending[section] else Qt.SortOrder.DescendingOrder
-        self._columns.sort(section, order)
+        name = list(self._columns.columns)[section]
+        self._sorted = name, self._sorted != (name, True)
+        self._sort()
+
+    def _sort(self) -> None:
+        """Keep the rows sorted by the header that was clicked last."""
+        names = list(self._columns.columns)
+        if self._sorted is not None and self._sorted[0] in names:
+            ascending = Qt.SortOrder.AscendingOrder if self._sorted[1] else Qt.SortOrder.DescendingOrder
+            self._columns.sort(names.index(self._sorted[0]), ascending)
+
+    def _on_row(self, row: QModelIndex, _: QModelIndex) -> None:
+        """An arrow key moved to another row; clicks report themselves."""
+        if not self._marking and row.isValid() and QApplication.mouseButtons() == Qt.MouseButton.NoButton:
+            self.picked.emit(self.row_at(row.row()))
 
 
 class NucleiTable(Table):
     """A table with a column ``index``, ids of nuclei; ``chosen`` reports that of a row that is clicked."""
 
     chosen = Signal(int)
+    wide = 80
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +125,11 @@ class NucleiTable(Table):
     def mark(self, label: int) -> None:
         """Select the row of a nucleus and bring it into sight."""
         where = np.flatnonzero(self.labels == label)
-        if len(where):
-            self.selectRow(int(where[0]))
-        else:
-            self.clearSelection()
+        self._marking = True
+        try:
+            if len(where):
+                self.selectRow(int(where[0]))
+            else:
+                self.clearSelection()
+        finally:
+            self._marking = False

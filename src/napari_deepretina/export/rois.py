@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,29 @@ MOVE, LINE, CLOSE = 0.0, 1.0, 4.0
 """Steps of a path in ImageJ's composite ROIs."""
 
 
-def write_rois(instances: Instances, path: Path, *, plane: int | None = None) -> None:
+def write_rois(
+    instances: Instances | Mapping[int, Instances], path: Path, *, plane: int | None = None
+) -> None:
     """One ROI an object, called by the id that it has in the label image.
 
     An object in one piece without holes is a polygon, any other one a composite of all its pieces and holes.
 
     Parameters
     ----------
+    instances : of one plane, or by plane those of a stack; an object has a ROI in each of its planes then.
     plane : of a stack, counted from 0, that the objects lie in; ImageJ shows them there only.
     """
+    planes: list[tuple[int | None, Instances]]
+    planes = [(plane, instances)] if isinstance(instances, Instances) else [*instances.items()]
     with written_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, (window, mask) in zip(instances.ids.tolist(), instances, strict=True):
-            name = f"{number:04d}"
-            roi = _roi(mask, (window[1].start, window[0].start), name)
-            if plane is not None:
-                roi.position = plane + 1
-            archive.writestr(f"{name}.roi", roi.tobytes())
+        for place, found in planes:
+            before = "" if isinstance(instances, Instances) else f"{place:04d}-"
+            for number, (window, mask) in zip(found.ids.tolist(), found, strict=True):
+                name = f"{number:04d}"
+                roi = _roi(mask, (window[1].start, window[0].start), name)
+                if place is not None:
+                    roi.position = place + 1
+                archive.writestr(f"{before}{name}.roi", roi.tobytes())
 
 
 def _roi(mask: NDArray[np.bool_], corner: tuple[int, int], name: str) -> Any:
