@@ -17,8 +17,10 @@ import numpy as np
 from qtpy.QtWidgets import QApplication
 
 import measure
-from napari_deepretina._widgets.own_labels import KEY, RAW, Remembered, sign
+from napari_deepretina._widgets.document_view import DocumentView, hub
+from napari_deepretina._widgets.own_labels import KEY, RAW, sign
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.document import of_result
 from napari_deepretina.instances import RawInstances, bounding_boxes
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 
@@ -69,13 +71,16 @@ def measured(viewer: napari.Viewer, nuclei: int, views: int) -> list[list[object
     settings = PostprocessSettings()
     made = postprocess(raw, settings)
     labels = made.to_labels()
-    metadata = sign(labels, "none", {"settings": settings.model_dump()})
-    metadata[RAW] = Remembered(raw, labels.copy(), made.sources, settings)
-    layer = viewer.add_labels(labels, metadata=metadata)
+    image = viewer.add_image(np.zeros((SIDE, SIDE), np.uint8), name="field")
+    layer = viewer.add_labels(labels)
+    sign(layer, image, {"settings": settings.model_dump(), "index": [None, None]})
+    document = of_result(labels, {(): (raw, made, made.ids)}, settings)
+    view = layer.metadata[RAW] = DocumentView(layer, document, settings)
     _, tune = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+    hub.shown.emit(layer)
     tune.nuclei.value = layer.name
     assert KEY in layer.metadata
-    tune._rest.setInterval(10_000)  # what catches up when the hand rests is not part of following it
+    view.rest.setInterval(10_000)  # what catches up when the hand rests is not part of following it
     set_at = [0.0]
     layer.events.set_data.connect(lambda _: set_at.__setitem__(0, time.perf_counter()))
     rows: list[list[object]] = []
