@@ -89,6 +89,7 @@ def test_a_click_tells_a_story(inspector):
     Click.position = (float(ys[0]), float(xs[0]))
     widget._on_click(inspector.viewer, Click)
     assert widget.story.text().startswith("Lost at: ")
+    assert widget.story_picture.pixmap.isNull()  # it was of another nucleus
     widget.tabs.setCurrentIndex(2)
     widget.story.setText("")
     widget._on_click(inspector.viewer, Click)
@@ -185,3 +186,33 @@ def test_the_score_is_the_one_that_the_weights_recommend(inspector):
         assert inspector.widget.score.value == pytest.approx(advised_score(name))
     assert advised_score("nuclei") != advised_score("nuclei-small")
     assert advised_score("gone") is None
+
+
+def test_layers_go_with_the_window_but_for_what_a_person_changed(inspector, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "napari_deepretina._widgets.inspect.keep_changed", lambda _, names: asked.append(names) or True
+    )
+    widget = inspector.ran()
+    for number in (0, len(STEPS) - 1):
+        widget.slider.setValue(number)
+    inspector.press("show_map")
+    widget.steps.layers["result"].data[:9, :9] = 77
+    inspector.viewer.add_labels(TRUTH, name="mine")
+    inspector.viewer.window.remove_dock_widget(widget.parent())
+    inspector.wait(lambda: widget.steps is None)
+    assert asked == [[PREFIX + "result"]]
+    assert [x.name for x in inspector.viewer.layers] == ["field", "result", "mine"]
+
+
+def test_maps_lie_over_a_turned_and_sheared_image(inspector):
+    turned = {"rotate": 30, "shear": [0.2], "scale": (0.5, 0.25), "translate": (3, -7), "units": ("um", "um")}
+    widget = inspector.ran(**turned)
+    image = inspector.viewer.layers["field"]
+    inspector.press("show_map")
+    layer = widget.steps.maps[0]
+    _, scale, translate = widget.steps.inspection.activation("P3")
+    assert [str(u) for u in layer.units[1:]] == [str(u) for u in image.units]
+    for place in ((0, 0), (5, 11), (20, 3)):
+        pixel = np.array(place) * scale + translate
+        assert layer.data_to_world((2, *place))[1:] == pytest.approx(image.data_to_world(pixel))

@@ -233,14 +233,40 @@ def test_a_click_tells_about_a_nucleus(tuned):
     for callback in tuned.layer.mouse_drag_callbacks:
         callback(tuned.layer, Click)
     row = tuned.review.table.row(4)
-    assert tuned.told().startswith(f"Nucleus 4: score {row['score']:.2f}, seen by 1 of 1 views")
-    assert f"{(tuned.labels == 4).sum()} pixels" in tuned.told()
+    assert tuned.review.told.text().startswith(f"Nucleus 4: score {row['score']:.2f}, seen by 1 of 1 views")
+    assert f"{(tuned.labels == 4).sum()} pixels" in tuned.review.told.text()
     assert tuned.document.chosen == tuned.layer.selected_label == 4
     Click.position = (0.0, 0.0)
     assert tuned.labels[0, 0] == 0
     for callback in tuned.layer.mouse_drag_callbacks:
         callback(tuned.layer, Click)
     assert tuned.document.chosen == 0
+
+
+def test_strokes_of_the_brush_are_steps(tuned, qtbot):
+    """As napari's mouse modes paint: with its own brush, several dabs one stroke."""
+    before, new = tuned.labels.copy(), tuned.layer.selected_label
+    assert new == tuned.document.last_id + 1
+    with tuned.layer.block_history():
+        for x in (3, 8, 12):
+            tuned.layer.paint((4, x), new)
+    qtbot.waitUntil(lambda: tuned.document.is_present(new), timeout=2000)
+    assert tuned.document.nuclei[new].state == "drawn"
+    assert tuned.document.nuclei[new].score is None
+    assert tuned.document.chosen == 0
+    tuned.layer.fill((4, 8), new + 5)
+    tuned.press("undo")
+    assert tuned.document.area(new) == (tuned.labels == new).sum() > 0
+    tuned.press("undo")
+    assert np.array_equal(tuned.labels, before)
+    assert tuned.widget.review.undo() is None
+    gone = int(tuned.document.present[0])
+    tuned.document.delete(gone)
+    tuned.layer.paint((4, 8), gone)  # a deleted nucleus' id goes to nobody else
+    tuned.view.sync()
+    assert not tuned.document.is_present(gone)
+    assert tuned.labels[4, 8] == tuned.document.last_id
+    assert tuned.layer.selected_label == tuned.document.chosen == tuned.labels[4, 8]
 
 
 def test_going_through_the_doubtful_ones(tuned):

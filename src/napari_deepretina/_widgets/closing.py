@@ -1,4 +1,4 @@
-"""What to ask when napari closes while a run goes on."""
+"""What to ask when a window closes."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ def ask_about_run(parent: QWidget) -> Literal["leave", "stop", "cancel"]:
     box.exec()
     clicked = box.clickedButton()
     return "leave" if clicked is leave else "stop" if clicked is stop else "cancel"
+
+
+def keep_changed(parent: QWidget, names: list[str]) -> bool:
+    """Whether layers that a person changed are to be kept."""
+    box = QMessageBox(parent)
+    box.setObjectName("changed_layers")
+    box.setWindowTitle("Changed layers")
+    box.setText(f"You changed {' and '.join(map(repr, names))}.")
+    box.setInformativeText("Keep what you changed? All other layers of Inspect go.")
+    keep = box.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
+    box.addButton("Remove", QMessageBox.ButtonRole.DestructiveRole)
+    box.setDefaultButton(keep)
+    box.exec()
+    return box.clickedButton() is keep

@@ -343,15 +343,17 @@ def _timer(milliseconds: int, what: Callable[[], None]) -> QTimer:
 
 
 def _hull(atoms: list[Any], axes: int) -> tuple[slice, ...]:
-    """A box around what a stroke changed; everything, where napari keeps it in another form."""
-    if any(not isinstance(atom, tuple) for atom in atoms):
-        return ()
-    region = []
-    for axis in range(axes):
-        along = [np.atleast_1d(indices[axis]) for indices, *_ in atoms]
-        along = [a for a in along if a.size]
-        if not along:
-            return ()
-        low, high = min(int(a.min()) for a in along), max(int(a.max()) for a in along)
-        region.append(slice(low, high + 1))
-    return tuple(region)
+    """A box around what a stroke changed, which napari keeps as places or as slices with a mask."""
+    low, high = [np.iinfo(np.int64).max] * axes, [-1] * axes
+    for place, *_ in atoms:
+        for axis, along in enumerate(place):
+            if isinstance(along, slice):
+                if along.start is None or along.stop is None:
+                    return ()
+                first, last = int(along.start), int(along.stop) - 1
+            elif not np.size(along):
+                continue
+            else:
+                first, last = int(np.min(along)), int(np.max(along))
+            low[axis], high[axis] = min(low[axis], first), max(high[axis], last)
+    return tuple(slice(max(0, a), b + 1) for a, b in zip(low, high, strict=True) if b >= 0)

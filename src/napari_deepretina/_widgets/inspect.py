@@ -21,22 +21,24 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_deepretina._widgets.closing import keep_changed
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
 from napari_deepretina._widgets.picture import Picture
 from napari_deepretina._widgets.placing import camera_of, check_shown, placement, step_of
 from napari_deepretina._widgets.running import RunBox
-from napari_deepretina._widgets.step_layers import PREFIX, StepLayers
+from napari_deepretina._widgets.step_layers import ERRORS, PREFIX, StepLayers, errors_layer, scores_of
 from napari_deepretina._widgets.table import Table
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.scores import threshold_table
 from napari_deepretina.inference.planes import take_plane
 from napari_deepretina.inspection import STEPS
-from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
+from napari_deepretina.inspection.errors import KINDS
 from napari_deepretina.model.weights import advised_score, available
 from napari_deepretina.training.recipe import shipped_recipes
 
 NONE = "–"
+STORY_HINT = "Click a nucleus for its story, or a place where one was missed."
 MAPS = ("C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6")
 
 
@@ -121,7 +123,7 @@ class InspectWidget(QWidget):
         self.slider.valueChanged.connect(self.show_step)
         self.step_name = QLabel("Run first; then the slider walks the steps.")
         self.step_name.setObjectName("step_name")
-        self.story = QLabel("Click a nucleus for its story, or a place where one was missed.")
+        self.story = QLabel(STORY_HINT)
         self.story.setObjectName("story")
         self.story.setWordWrap(True)
         self.story_picture = Picture("story_picture")
@@ -205,6 +207,8 @@ class InspectWidget(QWidget):
         if self.steps is not None:
             self.steps.remove()
         self._image = np.asarray(image)
+        self.story.setText(STORY_HINT)
+        self.story_picture.clear()
         self.steps = StepLayers(self._viewer, inspection, placed)
         self.slider.setEnabled(True)
         self.show_step(self.slider.value())
@@ -238,6 +242,7 @@ class InspectWidget(QWidget):
         from napari_deepretina.inspection.story import story_of, why_missed
 
         inspection = self.steps.inspection
+        self.story_picture.clear()
         label = int(inspection.labels[y, x])
         if label:
             story = story_of(inspection, label)
@@ -282,9 +287,8 @@ class InspectWidget(QWidget):
         )
 
     def _browse(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, "Folder with annotated images")
-        if path:
-            self.path.value = path
+        chosen = QFileDialog.getExistingDirectory(self, "Folder with annotated images")
+        self.path.value = chosen or self.path.value
 
     def look_at_data(self) -> None:
         """Crops as training sees them, numbers, and what is odd."""
@@ -331,32 +335,20 @@ class InspectWidget(QWidget):
         image = self._layer(self.image.value)
         if truth is None or predicted is None or image is None or truth is predicted:
             raise UserError("choose an image, a layer with the truth and another one with the prediction")
-        scores = np.asarray(predicted.features.get("score", ()), float)[1:]
-        labels = np.asarray(predicted.data)
-        usable = len(scores) >= labels.max() and np.isfinite(scores).all()
         pixels = image.data[0] if image.multiscale else image.data
+        labels = np.asarray(predicted.data)
         self._free()
         self.box.start(
-            "Errors", errors_job, np.asarray(pixels), np.asarray(truth.data), labels,
-            scores if usable else None, done=lambda result: self._on_errors(result, predicted),
+            "Errors", errors_job, np.asarray(pixels), np.asarray(truth.data), labels, scores_of(predicted),
+            done=lambda result: self._on_errors(result, predicted),
         )  # fmt: skip
 
     def _on_errors(self, result: Any, predicted: Labels) -> None:
-        from napari.utils.colormaps import DirectLabelColormap
-
         picture, errors, kinds = result
         self.errors_picture.show_png(picture)
         self.errors_table.setText(threshold_table(errors.score))
-        colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-        colours |= {k: KIND_COLOURS[kind] for k, kind in enumerate(KINDS, start=1)}
-        name = f"{PREFIX}errors"
-        old = self._layer(name)
-        if old is not None:
-            self._viewer.layers.remove(old)
-        layer = Labels(kinds, name=name, colormap=DirectLabelColormap(color_dict=colours),
-                       scale=predicted.scale, translate=predicted.translate)  # fmt: skip
-        layer.contour = 2
-        self._viewer.add_layer(layer)
+        self._remove_errors()
+        self._viewer.add_layer(errors_layer(kinds, predicted))
         true, found, iou = (np.array(column) for column in zip(*errors.worst, strict=True))
         self.worst.show_columns({"true": true, "found": found, "IoU": iou})
         told = ", ".join(f"{len(errors.kinds[kind])} {kind}" for kind in KINDS)
@@ -377,6 +369,17 @@ class InspectWidget(QWidget):
 
     # ---- ends ----
 
+    def _remove_errors(self) -> None:
+        if (old := self._layer(ERRORS)) is not None:
+            self._viewer.layers.remove(old)
+
+    def _take_away(self) -> None:
+        """Take the layers of Inspect away; those that a person changed only if they may go."""
+        self._remove_errors()
+        if self.steps is not None:
+            self.steps.take_away(lambda names: keep_changed(self, names))
+            self.steps = None
+
     def _free(self) -> None:
         if self.box.worker is not None:
             raise UserError("something is at work already: wait for it, or cancel it")
@@ -394,4 +397,5 @@ class InspectWidget(QWidget):
             self.box.cancel()
             if self._on_click in self._viewer.mouse_drag_callbacks:
                 self._viewer.mouse_drag_callbacks.remove(self._on_click)
+            self._take_away()
         return super().event(event)

@@ -71,7 +71,7 @@ class MeasureBox(QWidget):
         self._busy = False
         self.channels = QListWidget()
         self.channels.setObjectName("channels")
-        self.channels.setMaximumHeight(90)
+        self.channels.setFixedHeight(90)
         self.channels.setToolTip("Image layers whose intensities are measured in each nucleus")
         self.channels.itemChanged.connect(self._on_ticked)
         self.colour = ComboBox(choices=[NONE])

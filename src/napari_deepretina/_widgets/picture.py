@@ -30,6 +30,12 @@ class Picture(QScrollArea):
         self.setToolTip("Click to see it large.")
         self._fit()
 
+    def clear(self) -> None:
+        """Show nothing."""
+        self.pixmap = QPixmap()
+        self.setToolTip("")
+        self._label.clear()
+
     def _fit(self) -> None:
         if not self.pixmap.isNull():
             width = min(max(200, self.viewport().width() - 4), self.pixmap.width())

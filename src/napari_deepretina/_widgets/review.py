@@ -62,6 +62,7 @@ class ReviewPanel(QWidget):
         self.told = QLabel(HINT)
         self.told.setObjectName("chosen")
         self.told.setWordWrap(True)
+        self.told.setMinimumHeight(2 * self.told.fontMetrics().lineSpacing())  # nothing jumps
         self.scale = FloatSpinBox(label="scale", value=2, min=0.25, max=8, step=0.25)
         self.scale.native.setObjectName("again_scale")
         self.scale.tooltip = "How many times larger the box is looked at than the whole image was."

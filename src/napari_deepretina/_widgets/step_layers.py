@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import napari.viewer
@@ -9,14 +10,17 @@ import numpy as np
 from napari.layers import Image, Labels, Layer, Shapes
 from numpy.typing import NDArray
 
-from napari_deepretina._widgets.placing import bright_colours
+from napari_deepretina._widgets.own_labels import digest
+from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina.inspection import STEPS
+from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
 
 if TYPE_CHECKING:
     from napari_deepretina.inspection.steps import Inspection
 
 LEVEL_COLOURS = {2: "#4cc9f0", 3: "#80ed99", 4: "#ffd166", 5: "#f78c6b", 6: "#ef476f"}
 PREFIX = "inspect: "
+ERRORS = f"{PREFIX}errors"
 MOST_BOXES = 250
 
 
@@ -26,6 +30,8 @@ class StepLayers:
     def __init__(self, viewer: napari.viewer.Viewer, inspection: Inspection, placed: dict[str, Any]) -> None:
         self._viewer, self.inspection, self._placed = viewer, inspection, placed
         self.layers: dict[str, Layer] = {}
+        self.maps: list[Layer] = []
+        self._states: dict[Layer, str] = {}
 
     def show(self, step: str) -> Layer:
         """Make this step's layer visible and hide the others; its layer."""
@@ -34,33 +40,41 @@ class StepLayers:
             active = self._viewer.layers.selection.active
             layer = self._viewer.add_layer(self._made(step))
             self.layers[step] = layer
+            self._states[layer] = _state(layer)
             self._viewer.layers.selection.active = active
         for name, other in self.layers.items():
             other.visible = name == step
         return layer
 
-    def remove(self) -> None:
-        """Take all of them away."""
-        for layer in self.layers.values():
-            if layer in self._viewer.layers:
+    def remove(self, *, keep: Sequence[Layer] = ()) -> None:
+        """Take all of them away, feature maps too, but for those to be kept, which are not ours any more."""
+        for layer in (*self.layers.values(), *self.maps):
+            if layer in self._viewer.layers and layer not in keep:
                 self._viewer.layers.remove(layer)
-        self.layers = {}
+        self.layers, self.maps = {}, []
+
+    def take_away(self, may_keep: Callable[[list[str]], bool]) -> None:
+        """Remove all, but for what a person changed and, being asked, wants to keep under another name."""
+        kept = self.changed
+        if kept and not may_keep([x.name for x in kept]):
+            kept = []
+        self.remove(keep=kept)
+        for layer in kept:
+            layer.name = layer.name.removeprefix(PREFIX)
+
+    @property
+    def changed(self) -> list[Layer]:
+        """Layers that a person painted or drew on."""
+        return [x for x in self.layers.values() if x in self._viewer.layers and _state(x) != self._states[x]]
 
     def add_activation(self, name: str) -> Image:
         """A feature map as a stack of its channels."""
         maps, scale, translate = self.inspection.activation(name)
-        fitted = self._fitted(scale, translate)
-        layer = Image(maps, name=f"{PREFIX}{name}", colormap="viridis", opacity=0.7, **fitted)
+        placed = under(self._placed, scale, translate)
+        layer = Image(maps, name=f"{PREFIX}{name}", colormap="viridis", opacity=0.7, **placed)
         self._viewer.add_layer(layer)
+        self.maps.append(layer)
         return layer
-
-    def _fitted(self, scale: tuple[float, float], translate: tuple[float, float]) -> dict[str, Any]:
-        """Placement of a stack of maps over the image: theirs first, then the image's own."""
-        own, shift = np.asarray(self._placed["scale"]), np.asarray(self._placed["translate"])
-        return {
-            "scale": [1, *(own * scale)],
-            "translate": [0, *(shift + own * translate)],
-        }
 
     def _made(self, step: str) -> Layer:
         name = PREFIX + step
@@ -88,14 +102,70 @@ class StepLayers:
         if step == STEPS[8]:
             scores = self.inspection.instances.scores
             layer.features = {
-                "label": np.arange(len(scores) + 1),
-                "score": np.concatenate([[np.nan], scores]),
-                "detection": np.concatenate([[-1], self.inspection.instances.sources]),
+                "index": self.inspection.instances.ids,
+                "score": scores,
+                "detection": self.inspection.instances.sources,
             }
         return layer
+
+
+def under(placed: dict[str, Any], scale: Sequence[float], translate: Sequence[float]) -> dict[str, Any]:
+    """Placement of a stack whose rows and columns lie so in an image that is placed itself.
+
+    Parameters
+    ----------
+    placed : of the image, as from `placement`; it may be turned and sheared.
+    scale, translate : (y, x) of the stack, in the image's pixels.
+    """
+    own, rotate = np.asarray(placed["scale"]), np.asarray(placed["rotate"])
+    shear = np.eye(2)
+    shear[0, 1] = float(np.ravel(placed["shear"])[0])
+    turned, affine = np.eye(3), np.eye(4)
+    turned[1:, 1:] = rotate
+    affine[1:, 1:] = placed["affine"]
+    shift = np.asarray(placed["translate"]) + rotate @ shear @ (own * translate)
+    return {
+        "scale": [1, *(own * scale)],
+        "translate": [0, *shift],
+        "rotate": turned,
+        "shear": [0, 0, shear[0, 1]],
+        "affine": affine,
+        "units": ["pixel", *placed["units"]],
+        "axis_labels": ["channel", *placed["axis_labels"]],
+    }
+
+
+def _state(layer: Layer) -> str:
+    """Changes when a person paints or draws on a layer."""
+    if isinstance(layer, Shapes):
+        return digest(np.concatenate([np.ravel(s) for s in layer.data] or [np.zeros(0)]))
+    return digest(layer.data) if isinstance(layer, Labels) else ""
 
 
 def corners_of(boxes: NDArray[Any]) -> NDArray[np.float64]:
     """(N, 4, 2) corners (y, x) of xyxy boxes, where a pixel's centre has its index."""
     x0, y0, x1, y1 = (np.asarray(boxes, float) - 0.5).T
     return np.stack([np.stack(c, axis=-1) for c in ((y0, x0), (y0, x1), (y1, x1), (y1, x0))], axis=1)
+
+
+def errors_layer(kinds: NDArray[Any], predicted: Labels) -> Labels:
+    """Hits, misses and the like over the labels that were compared."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    colours |= {k: KIND_COLOURS[kind] for k, kind in enumerate(KINDS, start=1)}
+    placed = placement(predicted, range(predicted.ndim))
+    layer = Labels(kinds, name=ERRORS, colormap=DirectLabelColormap(color_dict=colours), **placed)
+    layer.contour = 2
+    return layer
+
+
+def scores_of(labels: Labels) -> np.ndarray | None:
+    """Scores of labels 1 … N, from the layer's features; None unless all of them have one."""
+    features, most = labels.features, int(np.asarray(labels.data).max(initial=0))
+    if "score" not in features or "index" not in features:
+        return None
+    scores = features.set_index("index")["score"].reindex(range(1, most + 1)).to_numpy(float)
+    present = np.unique(labels.data)
+    known = np.isfinite(scores[present[present > 0] - 1]).all()
+    return np.nan_to_num(scores) if known else None

@@ -26,7 +26,9 @@ class _Columns(QAbstractTableModel):
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         value = list(self.columns.values())[index.column()][index.row()]
-        return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
+        if isinstance(value, float | np.floating):
+            return "" if np.isnan(value) else f"{value:.3g}"
+        return str(value)
 
     def headerData(self, section: int, orientation: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
         if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:

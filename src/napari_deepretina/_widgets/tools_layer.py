@@ -125,7 +125,7 @@ class ChosenOutline:
             self._layer = self._added(over)
             self._over = str(over.unique_id)
         self._layer.data = []
-        self._layer.add_paths(paths, edge_width=1, edge_color="white")
+        self._layer.add_paths(paths, edge_width=2, edge_color="white")
         self._layer.visible = True
 
     def hide(self) -> None:

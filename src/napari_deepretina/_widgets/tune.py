@@ -372,8 +372,6 @@ class TuneWidget(QWidget):
         shown = {"view_direction": event.view_direction, "dims_displayed": event.dims_displayed}
         value = layer.get_value(event.position, **shown, world=True)
         self.review.choose(int(value or 0))
-        if value:
-            self.box.status.setText(self.review.told.text())
 
     def event(self, event: QEvent) -> bool:
         """A closed dock only loses its parent."""
