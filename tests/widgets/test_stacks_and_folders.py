@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 from qtpy.QtWidgets import QPushButton
 
-from napari_deepretina._widgets.own_labels import KEY
+from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina._widgets.stack_box import ALL, RANGE, THIS
 from napari_deepretina.cli import main
 from napari_deepretina.data.synthetic import synthetic_nuclei
@@ -48,6 +48,43 @@ def test_a_movie_is_tracked(panel, movie):
     told = labels.metadata[KEY]
     assert told["settings"]["link"] == 0.3
     assert told["stack"]["axes"] == "TYX"
+    # Tune and Review, plane by plane and by object
+    _, tune = panel.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+    before = labels.data.copy()
+    tune.controls["min_area"].value = 700
+    assert np.array_equal(labels.data[:2], before[:2])
+    assert 0 < len(np.unique(labels.data[2])) < len(np.unique(before[2]))
+    panel.viewer.dims.set_current_step(0, 1)
+    assert tune.controls["min_area"].value != 700
+    tune.review.do("undo")
+    assert np.array_equal(labels.data, before)
+    drifting = int(max(ids[0] & ids[2]))
+    tune.review.go_to(drifting)
+    tune.review.do("delete")
+    assert not (labels.data == drifting).any()
+    tune.review.do("undo")
+    # other planes keep their results when a range is segmented again
+    panel.viewer.dims.set_current_step(0, 0)
+    tune.review.choose(int(min(ids[0] - ids[1], default=min(ids[0]))))
+    stack.planes.value = RANGE
+    stack.first.value = stack.last.value = 1
+    panel.widget.score.value = 0.95
+    panel.run()
+    assert panel.labels() == [labels]
+    assert np.array_equal(labels.data[[0, 2, 3]], before[[0, 2, 3]])
+    assert not set(np.unique(labels.data[1])) & set(np.unique(before)) - {0}
+    tune.review.do("undo")
+    assert np.array_equal(labels.data, before)
+
+
+def test_each_plane_has_a_result_of_its_own(panel, movie):
+    panel.viewer.add_image(movie, name="movie")
+    for plane in (0, 1, 0):
+        panel.viewer.dims.set_current_step(0, plane)
+        panel.run()
+    first, second = panel.labels()
+    assert first.metadata[KEY]["index"] == [0, None, None]
+    assert second.metadata[KEY]["index"] == [1, None, None]
 
 
 def test_a_range_of_one_axis_at_the_place_shown_on_the_others(panel, movie):
@@ -64,6 +101,11 @@ def test_a_range_of_one_axis_at_the_place_shown_on_the_others(panel, movie):
     assert labels.data.shape == (3, 1, *movie.shape[1:])
     assert labels.data.any(axis=(1, 2, 3)).tolist() == [False, True, True]
     assert labels.data_to_world((2, 0, 5, 6)) == pytest.approx(layer.data_to_world((2, 1, 5, 6)))
+    document = labels.metadata[RAW].document
+    assert sorted(document.planes) == [(1, 0), (2, 0)]
+    document.retune(document.settings.model_copy(update={"min_area": 10_000}), (2, 0))
+    assert not labels.data[2].any()
+    document.undo()
     # one plane again: a layer of its own, the stack's stays
     stack.planes.value = THIS
     panel.run()

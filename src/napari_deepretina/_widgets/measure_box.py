@@ -9,7 +9,15 @@ from magicgui.widgets import ComboBox
 from numpy.typing import NDArray
 from qtpy.QtCore import QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QPainter
-from qtpy.QtWidgets import QFormLayout, QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QLabeledDoubleRangeSlider
 
 from napari_deepretina._widgets.document_view import DocumentView
@@ -72,6 +80,7 @@ class MeasureBox(QWidget):
         self.channels = QListWidget()
         self.channels.setObjectName("channels")
         self.channels.setFixedHeight(90)
+        self.channels.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.channels.setToolTip("Image layers whose intensities are measured in each nucleus")
         self.channels.itemChanged.connect(self._on_ticked)
         self.colour = ComboBox(choices=[NONE])
@@ -92,7 +101,7 @@ class MeasureBox(QWidget):
         layout.addWidget(self.histogram)
         layout.addWidget(self.range)
         layout.addWidget(self.told)
-        layout.addStretch()
+        layout.addStretch(1)
 
     def show_view(self, view: DocumentView | None) -> None:
         """Measure this result from now on."""

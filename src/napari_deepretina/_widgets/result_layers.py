@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from napari.layers import Image, Labels
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
-from napari_deepretina._widgets.own_labels import RAW, is_edited, is_ours, sign
+from napari_deepretina._widgets.own_labels import KEY, RAW, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.so_far import SoFar
 from napari_deepretina.document import Document, of_result
+from napari_deepretina.document.changes import Index
+from napari_deepretina.document.making import with_planes
 from napari_deepretina.inference.planes import Plane, Stack
 from napari_deepretina.inference.steps import Patch
 from napari_deepretina.postprocess import PostprocessSettings
@@ -49,6 +52,13 @@ class Run:
     def laid(self, labels: Any) -> Any:
         """Labels with the axes that their layer has."""
         return np.expand_dims(labels, self.single) if self.single else labels
+
+    def place(self, index: Sequence[int]) -> Index:
+        """A plane's place on the axes of the layer."""
+        place = list(index)
+        for axis in self.single:
+            place.insert(axis, 0)
+        return tuple(place)
 
     def show_patch(self, viewer: napari.viewer.Viewer, patch: Patch) -> None:
         """What came to the result, in a layer only to look at; it goes when the run is over."""
@@ -90,12 +100,22 @@ def asked_of(layer: Image, taken: Plane | Stack, channel: int | None, planes: st
     }
 
 
-def own_layer(viewer: napari.viewer.Viewer, image: Image, *, stack: bool) -> Labels | None:
-    """The newest layer that we made from this image, of one plane or of several."""
+def own_layer(
+    viewer: napari.viewer.Viewer, image: Image, *, stack: bool, index: Sequence[int | None] | None = None
+) -> Labels | None:
+    """The newest layer that we made from this image, of one plane or of several.
+
+    Parameters
+    ----------
+    index : of the plane that is meant, where it is one: a result of another plane is another result.
+    """
     ours = [
         layer
         for layer in viewer.layers
-        if isinstance(layer, Labels) and is_ours(layer, image) and (layer.ndim > 2) == stack
+        if isinstance(layer, Labels)
+        and is_ours(layer, image)
+        and (layer.ndim > 2) == stack
+        and (stack or index is None or list(layer.metadata[KEY].get("index", ())) == list(index))
     ]
     return ours[-1] if ours else None
 
@@ -105,7 +125,7 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     labels = run.laid(result.labels)
     told = result.provenance()
     details = told | run.asked | {"settings": told.get("settings", {}) | run.asked["settings"]}
-    document = document_of(result, labels)
+    document, done = document_of(result, run)
     labels = np.array(labels)  # the layer's own, that a brush may change
     target = run.target
     usable = (
@@ -116,7 +136,8 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     )
     if target is not None and usable:
         if (view := view_of(target)) is not None:
-            view.replace(document)
+            some = len(done) < int(np.prod(labels.shape[:-2], dtype=int))
+            view.replace(with_planes(view.document, document, done) if some else document)
         else:
             target.data = labels
         _mark(target, run, details, document)
@@ -130,16 +151,18 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     return layer
 
 
-def document_of(result: Any, labels: Any) -> Document:
-    """The document of what a run found, in an image or in a stack."""
+def document_of(result: Any, run: Run) -> tuple[Document, list[Index]]:
+    """The document of what a run found, in an image or in a stack, and the planes that it did."""
     chosen = PostprocessSettings(**{k: getattr(result.settings, k) for k in PostprocessSettings.model_fields})
     if hasattr(result, "prediction"):
         made: dict[Any, Any] = {(): (result.prediction.raw, result.instances, result.instances.ids)}
     else:
         kept = {i: p.prediction.raw if p.tunable else None for i, p in result.planes.items()}
         made = {i: (kept[i], p.instances, result.ids[i]) for i, p in result.planes.items()}
+        made = {run.place(i): parts for i, parts in made.items()}
     classes = result.weights.get("classes", "nucleus").split("\n")
-    return of_result(labels, made, chosen, classes, link=result.settings.link)
+    labels = run.laid(result.labels)
+    return of_result(labels, made, chosen, classes, link=result.settings.link), list(made)
 
 
 def _mark(layer: Labels, run: Run, details: dict[str, Any], document: Document) -> None:

@@ -79,7 +79,7 @@ class SegmentWidget(QWidget):
             "Expected nucleus diameter in pixels. 0 keeps the image's scale, but enlarges small images."
         )
         self._build_reading()
-        self.result = ComboBox(label="result", choices=[UPDATE, NEW])
+        self.result = ComboBox(label="result", choices=self._result_choices)
         controls = {
             "image": self.image,
             "channel": self.channel,
@@ -129,6 +129,16 @@ class SegmentWidget(QWidget):
         self.invert = CheckBox(text="dark and bright change places", value=False)
         self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are."
 
+    def _result_choices(self, _: Any = None) -> list[tuple[str, str]]:
+        """To update a layer, by its name, or to make a new one."""
+        layer = self._chosen_layer() if hasattr(self, "stack") else None
+        found = None
+        if layer is not None:
+            stack = self.stack.asked() is not None
+            found = own_layer(self._viewer, layer, stack=stack)
+        told = UPDATE if found is None else f"update {found.name!r}"
+        return [(told, UPDATE), (NEW, NEW)]
+
     def _image_choices(self, _: Any = None) -> list[str]:
         return [layer.name for layer in self._viewer.layers if isinstance(layer, Image)]
 
@@ -137,6 +147,7 @@ class SegmentWidget(QWidget):
             layer.events.name.disconnect(self._refresh_images)
             layer.events.name.connect(self._refresh_images)
         self.image.reset_choices()
+        self.result.reset_choices()
         self._refresh_channels()
 
     def _follow_selection(self, event: Any = None) -> None:
@@ -204,14 +215,6 @@ class SegmentWidget(QWidget):
             )
             return
         asked = self.stack.asked()
-        target = own_layer(self._viewer, layer, stack=asked is not None)
-        target = target if self.result.value == UPDATE else None
-        edited = target is not None and is_edited(target)
-        if target is not None and edited:
-            answer = ask_about_edits(self, target)
-            if answer == "cancel":
-                return
-            target = None if answer == "new" else target
         channel = self._chosen_channel()
         data, step = _full_data(layer), step_of(self._viewer, layer)
         values = self.settings()
@@ -230,6 +233,13 @@ class SegmentWidget(QWidget):
         except UserError as error:
             self._say(str(error), show_error)
             return
+        target = self._target(layer, taken, stack=asked is not None)
+        edited = target is not None and is_edited(target)
+        if target is not None and edited:
+            answer = ask_about_edits(self, target)
+            if answer == "cancel":
+                return
+            target = None if answer == "new" else target
         run = run_of(layer, taken, asked_of(layer, taken, channel, asked.planes if asked else "all"))
         run.target, run.replace_edited = target, edited and target is not None
         self.box.start(
@@ -243,6 +253,12 @@ class SegmentWidget(QWidget):
             patch=partial(run.show_patch, self._viewer),
             over=run.over,
         )
+
+    def _target(self, layer: Image, taken: Any, *, stack: bool) -> Any:
+        """The layer that the run would update; None if it is to make a new one."""
+        if self.result.value != UPDATE:
+            return None
+        return own_layer(self._viewer, layer, stack=stack, index=None if stack else taken.index)
 
     def settings(self) -> dict[str, Any]:
         """The form's values, as `SegmentSettings` takes them."""
@@ -275,6 +291,7 @@ class SegmentWidget(QWidget):
 
     def _on_result(self, run: Run, result: Any) -> None:
         layer = show(self._viewer, result, run)
+        self.result.reset_choices()
         seconds = sum(result.seconds.values())
         told = result.provenance()
         device, notes = told.get("device", "no device"), list(told["notes"])

@@ -61,3 +61,40 @@ def copied(document: Document) -> Document:
     )
     twin.last_id = document.last_id
     return twin
+
+
+def with_planes(old: Document, new: Document, indices: Sequence[Index]) -> Document:
+    """A stack's document in which some planes are those of a newer one; the others stay as they are.
+
+    Parameters
+    ----------
+    old, new : of the same shape.
+    indices : planes to take from `new`; its nuclei get ids above all of the old ones.
+    """
+    labels, above = old.labels.copy(), old.last_id
+    for index in indices:
+        labels[index] = np.where(new.labels[index] > 0, new.labels[index] + above, 0)
+    present = set(np.unique(labels).tolist())
+    nuclei = {i: n for i, n in old.nuclei.items() if i in present or n.state == "deleted"}
+    nuclei |= {i + above: n for i, n in new.nuclei.items()}
+    planes, settings_of = {}, {}
+    for source, chosen, shift in (
+        (old, [i for i in old.planes if i not in indices], 0),
+        (new, [i for i in new.planes if i in indices], above),
+    ):
+        for index in chosen:
+            plane = source.planes[index]
+            led = np.flatnonzero(plane.id_of)
+            planes[index] = TunedPlane(plane.raw, led, plane.id_of[led] + shift)
+            settings_of[index] = source.settings_of(index)
+    joined = Document(
+        labels,
+        new.settings,
+        planes,
+        classes=new.classes,
+        nuclei=nuclei,
+        settings_of=settings_of,
+        link=new.link,
+    )
+    joined.last_id = max(joined.last_id, above + new.last_id)
+    return joined
