@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import time
+import zipfile
 
 import numpy as np
 import psutil
@@ -202,6 +204,72 @@ def test_no_export_replaces_the_file_of_an_open_image(viewer, tmp_path, result):
     assert "score" not in drawn[0]
     io.write_labels_table(str(tmp_path / "t_table.csv"), edited, meta)
     assert "\n500," in (tmp_path / "t_table.csv").read_text().replace(f"{labels.name},", "")
+
+
+def test_a_renamed_result_stays_in_hand(panel, viewer, result):
+    labels = put(viewer, viewer.add_image(IMAGE, name="cells"), result)
+    other = put(viewer, viewer.add_image(IMAGE, name="others"), result)
+    _, tune = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
+    tune.nuclei.value = labels.name
+    labels.name = "my best cells"
+    assert tune.nuclei.value == "my best cells"
+    assert tune.review.view is view_of(labels)
+    tune.controls["min_area"].value = 10_000
+    assert labels.data.max() == 0
+    assert other.data.max() > 0
+
+
+def test_the_window_and_the_command_line_write_the_same_bytes(panel, viewer, tmp_path):
+    from napari_deepretina._widgets.exporting import export
+    from napari_deepretina.cli import main
+
+    path = tmp_path / "cells.tif"
+    told = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(path, IMAGE, ome=True, metadata=told)
+    (image,) = viewer.open(str(path), plugin="napari")
+    image.scale, image.units = (0.5, 0.5), ("um", "um")
+    panel.run()
+    (labels,) = panel.labels()
+    formats = {
+        "tif": "labels",
+        "json": "coco",
+        "zip": "rois",
+        "_table.csv": "features",
+        "_polygons.json": "polygons",
+    }
+    out = tmp_path / "out"
+    command = [
+        "segment",
+        str(path),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--format",
+        ",".join(formats.values()),
+    ]
+    assert main(command) == 0
+    theirs = {
+        "tif": "cells.tif", "json": "instances.json", "zip": "cells_rois.zip", "_table.csv": "features.csv",
+        "_polygons.json": "polygons.json",
+    }  # fmt: skip
+    for ending, name in theirs.items():
+        mine = tmp_path / f"mine{'' if ending.startswith('_') else '.'}{ending}"
+        export(labels, str(mine))
+        if ending == "zip":  # whose members carry the time
+            assert zip_content(mine) == zip_content(out / name)
+        else:
+            assert without_uuid(mine) == without_uuid(out / name), name
+
+
+def without_uuid(path):
+    """A file's bytes but for the number that OME gives each file."""
+    return re.sub(rb"urn:uuid:[0-9a-f-]{36}", b"", path.read_bytes())
+
+
+def zip_content(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 # ---- processes ----

@@ -120,7 +120,7 @@ def test_features_and_table_catch_up(tuned):
     assert list(table.columns)[: len(known)] == known
     tuned.qtbot.waitUntil(lambda: tuned.view._measuring is None, timeout=10_000)
     table = tuned.layer.features
-    assert table["mean_cells"].tolist() == pytest.approx([IMAGE[tuned.labels == i].mean() for i in ids])
+    assert table["mean_intensity"].tolist() == pytest.approx([IMAGE[tuned.labels == i].mean() for i in ids])
     assert sorted(tuned.review.table.labels) == ids.tolist()
     assert tuned.layer.metadata["napari-deepretina"]["settings"]["score"] == 0.9
     tuned.review.table.horizontalHeader().sectionClicked.emit(0)  # and it stays sorted
@@ -576,7 +576,7 @@ def test_colours_and_ranges_by_measurements(tuned, qtbot):
     from napari.utils.colormaps import DirectLabelColormap
 
     box = tuned.widget.measure
-    qtbot.waitUntil(lambda: "mean_cells" in box.colour.choices, timeout=10_000)
+    qtbot.waitUntil(lambda: "mean_intensity" in box.colour.choices, timeout=10_000)
     assert box.channels.item(0).text() == "cells"
     box.colour.value = "area"
     assert isinstance(tuned.layer.colormap, DirectLabelColormap)
@@ -596,3 +596,28 @@ def test_colours_and_ranges_by_measurements(tuned, qtbot):
     box.colour.value = box.colour.choices[0]
     assert not isinstance(tuned.layer.colormap, DirectLabelColormap)
     assert len(tuned.review.table.labels) == len(areas)
+
+
+def test_running_again_says_what_it_would_drop(tuned, monkeypatch):
+    answers = iter(["cancel", "replace"])
+    asked = []
+
+    def answer(_, layer):
+        asked.append(work_on(layer))
+        return next(answers)
+
+    monkeypatch.setattr("napari_deepretina._widgets.segment.ask_about_edits", answer)
+    for label in tuned.document.present[:5].tolist():
+        tuned.document.accept(label)
+    before, document = tuned.labels.copy(), tuned.document
+    tuned.panel.run()
+    assert asked == ["5 accepted"]
+    assert tuned.document is document
+    tuned.panel.run()
+    assert tuned.document is not document
+    tuned.press("undo")  # "Replace my edits" can be taken back, too
+    assert tuned.document is document
+    assert np.array_equal(tuned.labels, before)
+    for _ in range(5):
+        tuned.press("undo")
+    assert not tuned.document.is_changed()

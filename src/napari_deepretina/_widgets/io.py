@@ -175,7 +175,7 @@ def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def write_labels_table(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save the table of a labels layer, of one plane or of a stack; see `table_of`."""
     table = {name: [cell(v) for v in values.tolist()] for name, values in table_of(data, meta).items()}
-    write_features([(meta.get("name", "labels"), table)], Path(path))
+    write_features([(Path(_image_file(meta)).stem, table)], Path(path))
     return [path]
 
 

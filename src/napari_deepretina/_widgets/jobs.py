@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_deepretina._widgets.safe_import import import_torch
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.steps import Progress
+from napari_deepretina.postprocess import PostprocessSettings
+from napari_deepretina.postprocess.pipeline import Postprocessor
 
 log = logging.getLogger(__name__)
 
@@ -133,3 +137,26 @@ def with_patches(steps: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
         except StopIteration as end:
             return end.value
         yield step if step.patch is None else replace(step, patch=step.patch())
+
+
+@dataclass(frozen=True)
+class Best:
+    """Settings that a sweep found best, and their score."""
+
+    settings: PostprocessSettings
+    score: float
+
+
+def sweep_job(
+    postprocess: Postprocessor, truth: np.ndarray, start: PostprocessSettings, grid: dict[str, Any]
+) -> Generator[Any, None, Best]:
+    """Try settings against a truth; yields Progress."""
+    from napari_deepretina.evaluation.sweep import sweep
+
+    steps = sweep(postprocess, truth, start, grid)
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            return Best(*end.value)
+        yield Progress(done, "trying settings")

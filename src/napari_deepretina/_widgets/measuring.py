@@ -29,23 +29,29 @@ def measurable(layers: Iterable[Any], labels: Labels) -> list[Image]:
 
 
 def channels_of(image: Image, labels: Labels) -> dict[str, NDArray[Any]]:
-    """Intensities of each channel of an image layer, in the labels' shape; none if it does not fit."""
+    """Intensities of each channel of an image layer, in the labels' shape; none if it does not fit.
+
+    Channels of the image that the labels were made from have the names that the command line gives them:
+    intensity, red, channel_0 …; those of other layers begin with the layer's name.
+    """
     data = image.data[0] if image.multiscale else image.data
     mark = labels.metadata.get(KEY)
     index: list[Any] = [None] * data.ndim
-    if isinstance(mark, dict) and is_ours(labels, image) and len(mark.get("index", ())) == data.ndim:
+    own = isinstance(mark, dict) and is_ours(labels, image) and len(mark.get("index", ())) == data.ndim
+    if own:
         index = list(mark["index"])
     axis = channel_axis(data.shape, rgb=image.rgb)
-    names = [image.name]
-    places: list[Any] = [None]
-    if axis is not None and (
+    names, places = ["intensity" if own else image.name], [0]
+    several = axis is not None and (
         image.rgb or index[axis] is not None or _without(data.shape, axis) == labels.data.shape
-    ):
+    )
+    if several and axis is not None:
         places = list(range(min(data.shape[axis], 3) if image.rgb else data.shape[axis]))
-        names = [f"{image.name} {COLOURS[k] if image.rgb else k}" for k in places]
+        kinds = COLOURS if image.rgb else [f"channel_{k}" for k in places]
+        names = [kind if own else f"{image.name} {kind}" for kind in kinds]
     found = {}
     for name, place in zip(names, places, strict=True):
-        if place is not None and axis is not None:
+        if several and axis is not None:
             index[axis] = place
         values = data[tuple(slice(None) if i is None else int(i) for i in index)]
         if values.shape == labels.data.shape:

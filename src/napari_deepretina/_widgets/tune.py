@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
 from napari_deepretina._widgets.documents import LeftBehind, layer_of
+from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of
 from napari_deepretina._widgets.review import ReviewPanel
@@ -36,8 +35,7 @@ from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.evaluation.scores import score_image
-from napari_deepretina.evaluation.sweep import GRID, VIEWS_GRID, sweep
-from napari_deepretina.inference.steps import Progress
+from napari_deepretina.evaluation.sweep import GRID, VIEWS_GRID
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
 
@@ -51,12 +49,6 @@ TITLES = {
     "drop_border": "drop at border",
 }
 """What the sliders are called where their setting's name would not do."""
-
-
-@dataclass(frozen=True)
-class _Best:
-    settings: PostprocessSettings
-    score: float
 
 
 class TuneWidget(QWidget):
@@ -158,10 +150,22 @@ class TuneWidget(QWidget):
         return [NO_TRUTH, *others]
 
     def _refresh_layers(self, event: Any = None) -> None:
+        """Follow layers that come, go or get another name."""
+        for layer in self._viewer.layers:
+            layer.events.name.disconnect(self._on_renamed)
+            layer.events.name.connect(self._on_renamed)
         self.nuclei.reset_choices()
         self.truth.reset_choices()
         self._on_layer_chosen()
         self.measure.list_images()
+
+    def _on_renamed(self, event: Any = None) -> None:
+        """The layer that is tuned stays chosen, whatever it is called now."""
+        view = self._followed
+        self.nuclei.reset_choices()
+        self.truth.reset_choices()
+        if view is not None and view.layer in self._viewer.layers:
+            self.nuclei.value = view.layer.name
 
     def _on_layer_chosen(self, _: Any = None) -> None:
         view = self._view()
@@ -320,10 +324,10 @@ class TuneWidget(QWidget):
         raw, truth = view.document.planes[index].raw, truth[index]
         grid = GRID | (VIEWS_GRID if raw.view_count > 1 else {})
         self.box.start(
-            "Find best", _sweep_job, Postprocessor(raw), truth, self.settings(), grid, done=self._on_best
+            "Find best", sweep_job, Postprocessor(raw), truth, self.settings(), grid, done=self._on_best
         )
 
-    def _on_best(self, best: _Best) -> None:
+    def _on_best(self, best: Best) -> None:
         self._show(best.settings)
         self.retune()
         self.box.say(f"Best score found: {best.score:.3f}; the sliders stand there now.")
@@ -378,15 +382,3 @@ class TuneWidget(QWidget):
         if event.type() == QEvent.ParentChange and self.parent() is None:
             self.box.cancel()
         return super().event(event)
-
-
-def _sweep_job(
-    postprocess: Postprocessor, truth: np.ndarray, start: PostprocessSettings, grid: dict[str, Any]
-) -> Generator[Any, None, _Best]:
-    steps = sweep(postprocess, truth, start, grid)
-    while True:
-        try:
-            done = next(steps)
-        except StopIteration as end:
-            return _Best(*end.value)
-        yield Progress(done, "trying settings")

@@ -221,7 +221,7 @@ class Document:
         self.last_id += len(found)
         votes, classes = found.votes.tolist(), found.classes.tolist()
         new = {
-            first + k: Nucleus("found", "look again", round(score, 4), votes[k], classes[k])
+            first + k: Nucleus("found", "look again", round(score, 6), votes[k], classes[k])
             for k, score in enumerate(found.scores.tolist())
         }
         there = {label: record for label, record in new.items() if (values == label).any()}

@@ -47,7 +47,7 @@ def records_of(found: Instances, ids: NDArray[np.integer]) -> dict[int, Nucleus]
     """Records of nuclei as the network found them, by id."""
     rest = (found.scores.tolist(), found.votes.tolist(), found.classes.tolist())
     return {
-        label: Nucleus("found", "network", round(score, 4), votes, class_id)
+        label: Nucleus("found", "network", round(score, 6), votes, class_id)
         for label, score, votes, class_id in zip(ids.tolist(), *rest, strict=True)
     }
 
