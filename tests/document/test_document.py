@@ -243,6 +243,16 @@ def test_one_move_of_a_slider_is_one_step():
     assert document.redo() is None
 
 
+def test_a_slider_that_changes_nothing_at_first_does_not_join_the_step_before():
+    document = begun()
+    document.accept(1)
+    accepted = content(document)
+    document.retune(START, hand="score")
+    document.retune(STRICT, hand="score")
+    document.undo()
+    assert content(document) == accepted
+
+
 def test_a_slider_that_comes_back_is_no_step():
     document = begun()
     document.retune(STRICT, hand="score")

@@ -58,6 +58,14 @@ def test_a_movie_is_tracked(panel, movie):
     assert tune.controls["min_area"].value != 700
     tune.review.do("undo")
     assert np.array_equal(labels.data, before)
+    tune.controls["min_area"].value = 700
+    tune.for_all_planes()
+    panel.qtbot.waitUntil(lambda: "All planes" in tune.box.status.text(), timeout=10_000)
+    sizes = [np.unique(labels.data[k][labels.data[k] > 0], return_counts=True)[1] for k in range(3)]
+    assert all(len(s) and s.min() >= 700 for s in sizes)
+    tune.review.do("undo")  # all planes are one step
+    tune.review.do("undo")
+    assert np.array_equal(labels.data, before)
     drifting = int(max(ids[0] & ids[2]))
     tune.review.go_to(drifting)
     tune.review.do("delete")

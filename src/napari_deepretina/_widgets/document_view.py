@@ -13,7 +13,7 @@ from napari.qt.threading import create_worker
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_deepretina._widgets.documents import told_of, unsaved_folder
+from napari_deepretina._widgets.documents import layer_of, told_of, unsaved_folder
 from napari_deepretina._widgets.measuring import channels_of, pixel_size_of
 from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.document import Change, Document, measure
@@ -182,6 +182,31 @@ class DocumentView:
         if self.document.redo() is None:
             self._go(self._later, self._earlier)
 
+    def retune_all(self, settings: PostprocessSettings, first: Index, done: Callable[[], None]) -> None:
+        """Make the nuclei of every plane with these settings, as one step; returns at once.
+
+        Parameters
+        ----------
+        first : plane that comes first.
+        done : called when all are made.
+        """
+        document = self.document
+        waiting = [*(i for i in document.planes if i != first), first]
+        document.history.rest()
+
+        def following() -> None:
+            """One plane, and the next when Qt has drawn; a new result ends it."""
+            if document is not self.document:
+                return
+            document.retune(settings, waiting.pop(), hand="all planes")
+            if waiting:
+                QTimer.singleShot(0, following)
+            else:
+                self.settle()
+                done()
+
+        following()
+
     def sync(self) -> None:
         """Take over what was painted since."""
         if self._painted:
@@ -299,6 +324,16 @@ class DocumentView:
         """Write the steps that are not on disk yet."""
         if self._keeper is not None:
             self._keeper.write()
+
+
+def restored(viewer: Any, path: Path) -> Labels:
+    """Put a document of an earlier session into a layer; its file goes on as the layer's own."""
+    data, meta, _ = layer_of(path)
+    layer: Labels = viewer.add_labels(data, **meta)
+    if (view := view_of(layer)) is not None:
+        view.go_on_in(path)
+    hub.shown.emit(layer)
+    return layer
 
 
 def view_of(layer: Any) -> DocumentView | None:

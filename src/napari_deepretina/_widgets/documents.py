@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from qtpy.QtCore import Signal
@@ -75,6 +75,8 @@ class LeftBehind(QWidget):
     """
 
     opened = Signal(object)
+    handled: ClassVar[set[Path]] = set()
+    """Files that a person opened or discarded in any window."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +94,13 @@ class LeftBehind(QWidget):
             layout.addWidget(button)
         self._show()
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Another window may have seen to it meanwhile."""
+        super().showEvent(event)
+        self._show()
+
     def _show(self) -> None:
+        self._paths = [p for p in self._paths if p not in self.handled and p.exists()]
         self.setVisible(bool(self._paths))
         if self._paths:
             document, told = load(self._paths[-1])
@@ -103,10 +111,12 @@ class LeftBehind(QWidget):
 
     def _open(self) -> None:
         path = self._paths.pop()
+        self.handled.add(path)
         self.opened.emit(path)
         self._show()
 
     def _discard(self) -> None:
+        self.handled.add(self._paths[-1])
         remove(self._paths.pop())
         self._show()
 

@@ -19,6 +19,8 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_deepretina._widgets import presets
+from napari_deepretina._widgets.document_view import restored
+from napari_deepretina._widgets.documents import LeftBehind
 from napari_deepretina._widgets.folder_box import FolderBox
 from napari_deepretina._widgets.jobs import ModelCache, segment_job, stack_job
 from napari_deepretina._widgets.own_labels import is_edited
@@ -105,7 +107,10 @@ class SegmentWidget(QWidget):
         self.weights_file.changed.connect(self._choose_weights)
         self.box = RunBox(self._viewer, "Choose an image and press Run.")
         self.box.asked.connect(self.run)
+        self.left_behind = LeftBehind()
+        self.left_behind.opened.connect(lambda path: restored(self._viewer, path))
         layout = QVBoxLayout(self)
+        layout.addWidget(self.left_behind)
         layout.addLayout(form)
         layout.addWidget(self.stack)
         layout.addWidget(self.box)

@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets import exporting, presets
-from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
-from napari_deepretina._widgets.documents import LeftBehind, layer_of
+from napari_deepretina._widgets.document_view import DocumentView, hub, restored, view_of
+from napari_deepretina._widgets.documents import LeftBehind
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of
@@ -111,6 +111,7 @@ class TuneWidget(QWidget):
             ("reset", "Reset", self.reset),
             ("save_preset", "Save preset…", self._ask_to_save),
             ("use_as_default", "Use in Segment", self.use_as_default),
+            ("all_planes", "All planes", self.for_all_planes),
             ("export", "Export…", self._ask_to_export),
         ):
             button = PushButton(text=text)
@@ -181,6 +182,7 @@ class TuneWidget(QWidget):
             view.layer.mouse_drag_callbacks.append(self._on_click)
             view.listeners.append(self._catch_up)
             self._show(view.document.settings)
+        self._all_planes_button.visible = view is not None and view.layer.ndim > 2
         self.review.show_view(view)
         self.measure.show_view(view)
 
@@ -348,14 +350,15 @@ class TuneWidget(QWidget):
             self._guarded(lambda: self.export(path, chosen))
 
     def _bring_back(self, path: Path) -> None:
-        """Put a document of an earlier session into a layer; its file goes on as the layer's own."""
-        data, meta, _ = layer_of(path)
-        layer = self._viewer.add_labels(data, **meta)
-        view = view_of(layer)
-        if view is not None:
-            view.go_on_in(path)
-        self._refresh_layers()
-        self.nuclei.value = layer.name
+        """Go on with the work of an earlier session."""
+        self.nuclei.value = restored(self._viewer, path).name
+
+    def for_all_planes(self) -> None:
+        """Make the nuclei of every plane with the sliders as they stand, as one step."""
+        self._chosen()
+        if (view := self._view()) is not None:
+            done = lambda: self.box.say("All planes are made with these settings.")  # noqa: E731
+            view.retune_all(self.settings(), self._plane(view), done)
 
     def _chosen(self) -> Labels:
         layer = self._layer()

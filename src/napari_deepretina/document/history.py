@@ -30,10 +30,10 @@ class History:
         hand : what is being moved, such as a slider: a step of the same hand joins the last one, until
             `rest`.
         """
-        if hand and self._open == hand and self.done:
+        if hand and self._open == hand:
             change = self.done.pop().then(change)
-        self._open = hand
         self.undone.clear()
+        self._open = "" if change.is_empty else hand
         if not change.is_empty:
             self.done.append(change)
         size = sum(c.nbytes for c in self.done)
