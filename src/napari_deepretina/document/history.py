@@ -32,6 +32,8 @@ class History:
         """
         if hand and self._open == hand:
             change = self.done.pop().then(change)
+        elif change.is_empty:
+            return
         self.undone.clear()
         self._open = "" if change.is_empty else hand
         if not change.is_empty:
