@@ -51,6 +51,7 @@ class DocumentView:
     Attributes
     ----------
     begun_with : settings that the sliders go back to.
+    begun_count : nuclei that there were before any slider moved.
     owner : the layer's own id: napari's copy of a layer shares its metadata, but not its document.
     images : image layers whose intensities are measured.
     measured : columns of the last measurement.
@@ -60,7 +61,7 @@ class DocumentView:
 
     def __init__(self, layer: Labels, document: Document, begun_with: PostprocessSettings) -> None:
         self.layer, self.document, self.begun_with = layer, document, begun_with
-        self.owner = str(layer.unique_id)
+        self.owner, self.begun_count = str(layer.unique_id), len(document.present)
         self.listeners: list[Callable[[], None]] = []
         self._earlier: list[_Before] = []
         self._later: list[_Before] = []
@@ -101,6 +102,7 @@ class DocumentView:
         self._painted = []
         self.document.listeners.remove(self._on_step)
         self.document, self.begun_with, self.measured = document, begun_with, {}
+        self.begun_count = len(document.present)
         document.listeners.append(self._on_step)
         self._quiet = True
         try:

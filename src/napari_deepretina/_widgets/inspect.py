@@ -22,12 +22,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets.closing import keep_changed
+from napari_deepretina._widgets.fitting import elide_lists, scrolled
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
 from napari_deepretina._widgets.picture import Picture
 from napari_deepretina._widgets.placing import camera_of, check_shown, placement, step_of
 from napari_deepretina._widgets.running import RunBox
-from napari_deepretina._widgets.step_layers import ERRORS, PREFIX, StepLayers, errors_layer, scores_of
+from napari_deepretina._widgets.step_layers import PREFIX, StepLayers, errors_layer, remove_errors, scores_of
 from napari_deepretina._widgets.table import Table
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.scores import threshold_table
@@ -69,7 +70,7 @@ class InspectWidget(QWidget):
         self.diameter.native.setSpecialValueText("automatic")
         self.box = RunBox(self._viewer, "Choose an image and press Run.")
         self.box.asked.connect(self.run)
-        layout = QVBoxLayout(self)
+        layout = scrolled(self)
         layout.addLayout(self._form("image", "weights", "score", "diameter"))
         layout.addWidget(self.box)
         self.tabs = QTabWidget()
@@ -83,6 +84,7 @@ class InspectWidget(QWidget):
         ):
             self.tabs.addTab(build(), title)
         layout.addWidget(self.tabs, 1)
+        elide_lists(self)
         self.weights.changed.connect(self._take_advice)
         self._take_advice()
 
@@ -347,7 +349,7 @@ class InspectWidget(QWidget):
         picture, errors, kinds = result
         self.errors_picture.show_png(picture)
         self.errors_table.setText(threshold_table(errors.score))
-        self._remove_errors()
+        remove_errors(self._viewer)
         self._viewer.add_layer(errors_layer(kinds, predicted))
         true, found, iou = (np.array(column) for column in zip(*errors.worst, strict=True))
         self.worst.show_columns({"true": true, "found": found, "IoU": iou})
@@ -369,13 +371,9 @@ class InspectWidget(QWidget):
 
     # ---- ends ----
 
-    def _remove_errors(self) -> None:
-        if (old := self._layer(ERRORS)) is not None:
-            self._viewer.layers.remove(old)
-
     def _take_away(self) -> None:
         """Take the layers of Inspect away; those that a person changed only if they may go."""
-        self._remove_errors()
+        remove_errors(self._viewer)
         if self.steps is not None:
             self.steps.take_away(lambda names: keep_changed(self, names))
             self.steps = None

@@ -13,7 +13,6 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
-    QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
@@ -21,6 +20,7 @@ from superqt import QCollapsible
 from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.document_view import restored
 from napari_deepretina._widgets.documents import LeftBehind
+from napari_deepretina._widgets.fitting import elide_lists, scrolled
 from napari_deepretina._widgets.folder_box import FolderBox
 from napari_deepretina._widgets.jobs import ModelCache, segment_job, stack_job
 from napari_deepretina._widgets.own_labels import is_edited
@@ -109,7 +109,7 @@ class SegmentWidget(QWidget):
         self.box.asked.connect(self.run)
         self.left_behind = LeftBehind()
         self.left_behind.opened.connect(lambda path: restored(self._viewer, path))
-        layout = QVBoxLayout(self)
+        layout = scrolled(self)
         layout.addWidget(self.left_behind)
         layout.addLayout(form)
         layout.addWidget(self.stack)
@@ -120,6 +120,7 @@ class SegmentWidget(QWidget):
         self.many.addWidget(self.folder)
         layout.addWidget(self.many)
         layout.addStretch()
+        elide_lists(self)
         self._take_advice()
         self.use_defaults(presets.load_default())
 

@@ -160,6 +160,12 @@ def errors_layer(kinds: NDArray[Any], predicted: Labels) -> Labels:
     return layer
 
 
+def remove_errors(viewer: napari.viewer.Viewer) -> None:
+    """Take the layer of an earlier comparison away."""
+    for layer in [x for x in viewer.layers if x.name == ERRORS]:
+        viewer.layers.remove(layer)
+
+
 def scores_of(labels: Labels) -> np.ndarray | None:
     """Scores of labels 1 … N, from the layer's features; None unless all of them have one."""
     features, most = labels.features, int(np.asarray(labels.data).max(initial=0))

@@ -21,12 +21,12 @@ from qtpy.QtWidgets import (
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
+from napari_deepretina._widgets.fitting import elide_lists, scrolled
 from napari_deepretina._widgets.layer_samples import SampleKeeper
 from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina._widgets.placing import bright_colours, step_of
@@ -86,7 +86,7 @@ class TrainWidget(QWidget):
         self.data.setObjectName("data")
         self.data.setMaximumHeight(90)
         self.data.setToolTip("Double-click and end the line with @3 to show a set three times as often.")
-        layout = QVBoxLayout(self)
+        layout = scrolled(self)
         samples = QFormLayout()
         for control in (self.image, self.labels, self.part):
             samples.addRow(control.label, control.native)
@@ -127,6 +127,7 @@ class TrainWidget(QWidget):
         for part in (self.bar, self.curves, self.status, self.log):
             layout.addWidget(part)
         layout.addStretch()
+        elide_lists(self)
         self._enable()
 
     def _row(self, *buttons: tuple[str, str, Any]) -> QHBoxLayout:

@@ -7,7 +7,7 @@ from typing import Any
 
 import napari.viewer
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, FloatSlider, PushButton, Slider, SpinBox
+from magicgui.widgets import ComboBox, PushButton
 from napari.layers import Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent
@@ -26,12 +26,14 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.document_view import DocumentView, hub, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
+from napari_deepretina._widgets.fitting import ScrollArea, elide_lists
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of
 from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina._widgets.sliders import sliders
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.evaluation.scores import score_image
@@ -40,15 +42,8 @@ from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
 
 NO_TRUTH = "–"
-TITLES = {
-    "nms": "overlap (NMS)",
-    "merge_iou": "merge IoU",
-    "dilation": "dilate / erode",
-    "min_area": "smallest area",
-    "max_area": "largest area (0: any)",
-    "drop_border": "drop at border",
-}
-"""What the sliders are called where their setting's name would not do."""
+MOVE = "Move a slider: the labels follow."
+NOTHING = "There is nothing to tune yet: run Segment nuclei first."
 
 
 class TuneWidget(QWidget):
@@ -58,10 +53,9 @@ class TuneWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._busy = False
+        self._max_lost = PostprocessSettings().max_lost
         self._followed: DocumentView | None = None
-        self.box = RunBox(
-            napari_viewer, "Move a slider: the labels follow.", text="Find best", name="find_best"
-        )
+        self.box = RunBox(napari_viewer, MOVE, text="Find best", name="find_best")
         self.box.asked.connect(self.find_best)
         self.review = ReviewPanel(napari_viewer, self.box)
         self.measure = MeasureBox(napari_viewer)
@@ -72,6 +66,7 @@ class TuneWidget(QWidget):
         events = napari_viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
             event.connect(self._refresh_layers)
+        self._enable(None)
         self._refresh_layers()
 
     # ---- form ----
@@ -80,30 +75,19 @@ class TuneWidget(QWidget):
         self.nuclei = ComboBox(label="nuclei", nullable=False, choices=self._tunable)
         self.truth = ComboBox(label="truth", choices=self._truths)
         self.preset = ComboBox(label="preset", choices=lambda _: ["as segmented", *presets.names()])
-        self.controls: dict[str, Any] = {
-            "score": FloatSlider(min=0.05, max=0.99, step=0.01),
-            "nms": FloatSlider(min=0.05, max=0.7, step=0.01),
-            "mask_threshold": FloatSlider(min=0.05, max=0.95, step=0.01),
-            "views": Slider(min=1, max=15),
-            "votes": Slider(min=1, max=15),
-            "merge_iou": FloatSlider(min=0.3, max=0.9, step=0.01),
-            "dilation": Slider(min=-5, max=10),
-            "min_area": SpinBox(min=1, max=1_000_000, value=4),
-            "max_area": SpinBox(min=0, max=100_000_000, value=0),
-            "fill_holes": CheckBox(text=""),
-            "drop_border": CheckBox(text=""),
-            "method": ComboBox(choices=["corrected", "original"]),
-        }
+        self.controls = sliders()
         form = QFormLayout()
         form.addRow("nuclei", self.nuclei.native)
         form.addRow("preset", self.preset.native)
         for name, control in self.controls.items():
-            control.native.setObjectName(name)
-            control.tooltip = PostprocessSettings.model_fields[name].description or ""
             control.changed.connect(lambda _=None, name=name: self.retune(hand=name))
-            form.addRow(TITLES.get(name, name.replace("_", " ")), control.native)
+            form.addRow(control.label, control.native)
         form.addRow("truth", self.truth.native)
+        self.count_label = QLabel("")
+        self.count_label.setObjectName("count")
+        form.insertRow(2, "", self.count_label)
         self.score_label = QLabel("")
+        self.score_label.setWordWrap(True)
         self.score_label.setObjectName("live_score")
         form.addRow("", self.score_label)
         buttons = QHBoxLayout()
@@ -128,7 +112,7 @@ class TuneWidget(QWidget):
         column.addStretch()
         self.tabs = QTabWidget()
         self.tabs.setObjectName("tabs")
-        self.tabs.addTab(thresholds, "Sliders")
+        self.tabs.addTab(ScrollArea(thresholds), "Sliders")
         self.tabs.addTab(self.review, "Review")
         self.tabs.addTab(self.measure, "Measure")
         self.left_behind = LeftBehind()
@@ -137,6 +121,7 @@ class TuneWidget(QWidget):
         layout.addWidget(self.left_behind)
         layout.addWidget(self.tabs)
         layout.addWidget(self.box)
+        elide_lists(self)
         self.nuclei.changed.connect(self._on_layer_chosen)
         self.preset.changed.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
         self.truth.changed.connect(self._tell_score)
@@ -182,6 +167,7 @@ class TuneWidget(QWidget):
             view.layer.mouse_drag_callbacks.append(self._on_click)
             view.listeners.append(self._catch_up)
             self._show(view.document.settings)
+        self._enable(view)
         self._all_planes_button.visible = view is not None and view.layer.ndim > 2
         self.review.show_view(view)
         self.measure.show_view(view)
@@ -253,7 +239,25 @@ class TuneWidget(QWidget):
         view = self._view()
         if view is not None:
             self._follow(view)
+            self._show_count()
             self._tell_score()
+
+    def _enable(self, view: DocumentView | None) -> None:
+        """Nothing works without nuclei, and a sentence says what to do."""
+        self.tabs.setEnabled(view is not None)
+        self.box.button.setEnabled(view is not None)
+        self.box.status.setText(MOVE if view is not None else NOTHING)
+        self._show_count()
+
+    def _show_count(self) -> None:
+        """How many nuclei there were, and are."""
+        view = self._view()
+        if view is None:
+            self.count_label.setText("")
+            return
+        now, before = len(view.document.present), view.begun_count
+        noun = "nucleus" if now == 1 else "nuclei"
+        self.count_label.setText(f"{now} {noun}" if now == before else f"{before} → {now} {noun}")
 
     def _follow(self, view: DocumentView) -> None:
         """Sliders where undo, another plane or another window put them."""
@@ -363,7 +367,7 @@ class TuneWidget(QWidget):
     def _chosen(self) -> Labels:
         layer = self._layer()
         if layer is None:
-            raise UserError("There is nothing to tune yet: run Segment nuclei first.")
+            raise UserError(NOTHING)
         return layer
 
     def _guarded(self, action: Any) -> None:

@@ -1,0 +1,46 @@
+"""Docks that fit any screen: they scroll, and long names in lists are cut and not the window widened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QComboBox, QFrame, QScrollArea, QVBoxLayout, QWidget
+
+SHORTEST = 8
+"""Letters that a list has room for, at least."""
+
+
+class ScrollArea(QScrollArea):
+    """Scrolls up and down only: it is as wide as what it holds needs at least."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setWidget(content)
+        content.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """Follow the content when it needs more width."""
+        if watched is self.widget() and event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
+            bar = self.verticalScrollBar().sizeHint().width()
+            self.setMinimumWidth(self.widget().minimumSizeHint().width() + bar)
+        return bool(super().eventFilter(watched, event))
+
+
+def scrolled(widget: QWidget) -> QVBoxLayout:
+    """A column inside a widget that scrolls where it is higher than the widget."""
+    content = QWidget()
+    outer = QVBoxLayout(widget)
+    outer.setContentsMargins(0, 0, 0, 0)
+    outer.addWidget(ScrollArea(content))
+    return QVBoxLayout(content)
+
+
+def elide_lists(widget: Any) -> None:
+    """Let lists cut long names rather than widen the window; the whole name is shown when they open."""
+    for box in widget.findChildren(QComboBox):
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(SHORTEST)
