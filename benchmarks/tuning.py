@@ -17,7 +17,8 @@ import numpy as np
 from qtpy.QtWidgets import QApplication
 
 import measure
-from napari_deepretina._widgets.document_view import DocumentView, hub
+from napari_deepretina._widgets.document_view import DocumentView
+from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.own_labels import KEY, RAW, sign
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.document import of_result

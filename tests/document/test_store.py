@@ -100,6 +100,24 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_future(tmp_path):
         keeper.write().result()
 
 
+def test_after_a_full_disk_the_file_is_whole_again(tmp_path, monkeypatch):
+    document = begun()
+    keeper = Autosave(document, tmp_path / "a.nuclei")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for broken in ("os.replace", "os.fsync"):
+        document.delete(int(document.present[0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(broken, full)
+            with pytest.raises(UserError, match="No space left"):
+                keeper.write().result()
+        document.delete(int(document.present[0]))
+        keeper.write().result()
+        assert content(load(keeper.path)[0]) == content(document)
+
+
 def test_killed_in_the_midst_of_editing_nothing_older_than_the_last_write_is_lost(tmp_path):
     """A process of its own deletes nuclei, writes each step and is killed with SIGKILL."""
     script = f"""

@@ -621,3 +621,21 @@ def test_running_again_says_what_it_would_drop(tuned, monkeypatch):
     for _ in range(5):
         tuned.press("undo")
     assert not tuned.document.is_changed()
+
+
+def test_a_full_disk_is_reported_once_and_work_goes_on(tuned, qtbot, monkeypatch):
+    from napari_deepretina._widgets import hub
+
+    told = []
+    monkeypatch.setattr(hub, "show_warning", told.append)
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    for label in tuned.document.present[:2].tolist():
+        tuned.document.accept(label)
+        tuned.view.save()
+        qtbot.wait(50)
+    qtbot.waitUntil(lambda: bool(told), timeout=5000)
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert tuned.document.reviewed()[0] == 2

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
-from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QTimer
 
 from napari_deepretina._widgets.documents import layer_of, told_of, unsaved_folder
-from napari_deepretina._widgets.measuring import channels_of, pixel_size_of
+from napari_deepretina._widgets.hub import hub, report
+from napari_deepretina._widgets.measuring import aligned, channels_of, pixel_size_of
 from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.document import Change, Document, measure
 from napari_deepretina.document.changes import Index
@@ -27,22 +27,14 @@ from napari_deepretina.postprocess import PostprocessSettings
 log = logging.getLogger(__name__)
 SAVE_MS = 500
 """After a step, before it is written to disk."""
+MOST_AT_ONCE = 2**25
+"""Labels of more pixels are measured only when somebody asks for it."""
 REST_MS = 150
 """After the hand rests for so long, what is too slow to follow a slider catches up."""
 
 
 _Before = tuple[Document, Any, PostprocessSettings]
 """A result that another run replaced: its document, its layer's mark, and where its sliders began."""
-
-
-class _Hub(QObject):
-    """Reports results to all windows."""
-
-    shown = Signal(object)
-    """A layer has a document, or another one than before."""
-
-
-hub = _Hub()
 
 
 class DocumentView:
@@ -269,7 +261,8 @@ class DocumentView:
         """The layer's features as the document has them; what must be measured comes a little later."""
         known = self.document.known()
         self.layer.features = known | aligned(self.measured, known["index"])
-        self._measure()
+        if self.document.labels.size <= MOST_AT_ONCE or self.measured:
+            self._measure()
 
     def measure(self, images: Sequence[Image]) -> None:
         """Measure intensities in these image layers as well, from now on."""
@@ -324,8 +317,9 @@ class DocumentView:
 
     def save(self) -> None:
         """Write the steps that are not on disk yet."""
-        if self._keeper is not None:
-            self._keeper.write()
+        written = self._keeper.write() if self._keeper is not None else None
+        if written is not None:
+            written.add_done_callback(report)
 
 
 def restored(viewer: Any, path: Path) -> Labels:
@@ -353,21 +347,6 @@ def view_of(layer: Any) -> DocumentView | None:
         return copy
     found.sync()
     return found
-
-
-def aligned(measured: Columns, ids: NDArray[np.int64]) -> Columns:
-    """Columns of measurements in the order of some ids; NaN for those that were not measured yet."""
-    if not measured:
-        return {}
-    place = np.searchsorted(measured["index"], ids)
-    known = place < len(measured["index"])
-    known[known] = measured["index"][place[known]] == ids[known]
-    columns: Columns = {}
-    for name, values in measured.items():
-        if name != "index":
-            columns[name] = np.full(len(ids), np.nan)
-            columns[name][known] = values[place[known]]
-    return columns
 
 
 def _timer(milliseconds: int, what: Callable[[], None]) -> QTimer:

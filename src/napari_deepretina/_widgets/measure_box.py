@@ -126,6 +126,12 @@ class MeasureBox(QWidget):
             self.channels.addItem(item)
         self._busy = False
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Large results are measured when somebody looks."""
+        super().showEvent(event)
+        if self._view is not None and not self._view.measured:
+            self._view.measure(self._view.images)
+
     def _on_ticked(self, _: Any = None) -> None:
         if self._busy or self._view is None:
             return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina._widgets.own_labels import KEY, is_ours
 from napari_deepretina.data.picture import MICROMETRES
+from napari_deepretina.document.measure import Columns
 from napari_deepretina.inference.planes import channel_axis
 
 COLOURS = ("red", "green", "blue")
@@ -61,3 +62,18 @@ def channels_of(image: Image, labels: Labels) -> dict[str, NDArray[Any]]:
 
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return tuple(n for k, n in enumerate(shape) if k != axis)
+
+
+def aligned(measured: Columns, ids: NDArray[np.int64]) -> Columns:
+    """Columns of measurements in the order of some ids; NaN for those that were not measured yet."""
+    if not measured:
+        return {}
+    place = np.searchsorted(measured["index"], ids)
+    known = place < len(measured["index"])
+    known[known] = measured["index"][place[known]] == ids[known]
+    columns: Columns = {}
+    for name, values in measured.items():
+        if name != "index":
+            columns[name] = np.full(len(ids), np.nan)
+            columns[name][known] = values[place[known]]
+    return columns

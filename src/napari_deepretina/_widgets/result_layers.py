@@ -11,7 +11,8 @@ import numpy as np
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QMessageBox, QWidget
 
-from napari_deepretina._widgets.document_view import DocumentView, hub, view_of
+from napari_deepretina._widgets.document_view import DocumentView, view_of
+from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.own_labels import KEY, RAW, is_edited, is_ours, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.so_far import SoFar
@@ -170,7 +171,8 @@ def _mark(layer: Labels, run: Run, details: dict[str, Any], document: Document) 
     view = view_of(layer)
     if view is None:
         view = layer.metadata[RAW] = DocumentView(layer, document, document.settings)
-    view.measure([run.image_layer])
+    view.images = [run.image_layer]
+    view.show_features()
     hub.shown.emit(layer)
 
 

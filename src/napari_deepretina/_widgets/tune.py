@@ -24,9 +24,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets import exporting, presets
-from napari_deepretina._widgets.document_view import DocumentView, hub, restored, view_of
+from napari_deepretina._widgets.document_view import DocumentView, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
 from napari_deepretina._widgets.fitting import ScrollArea, elide_lists
+from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,22 @@ class Autosave:
         self._thread.shutdown()
 
     def _write_whole(self, frames: list[Arrays]) -> None:
-        with written_whole(self.path) as part:
+        with self._whole_again_after_failure(), written_whole(self.path) as part:
             part.write_bytes(MAGIC + b"".join(map(_frame, frames)))
 
     def _append(self, back: int, frames: list[Arrays]) -> None:
         taken_back: list[Arrays] = [{"meta": _text({"kind": "back"})}] * back
-        append_bytes(self.path, b"".join(map(_frame, taken_back + frames)))
+        with self._whole_again_after_failure():
+            append_bytes(self.path, b"".join(map(_frame, taken_back + frames)))
+
+    @contextmanager
+    def _whole_again_after_failure(self) -> Iterator[None]:
+        """What could not be written is written with all the rest next time."""
+        try:
+            yield
+        except UserError:
+            self._begun = False
+            raise
 
 
 def _frame(arrays: Arrays) -> bytes:
