@@ -44,13 +44,32 @@ def test_synthetic_fields_are_exact_and_repeatable(kind):
     assert inside > outside + 40 if kind == "fluorescence" else inside < outside - 40
 
 
-def test_every_sample_is_an_image():
+def test_every_sample_is_an_image(monkeypatch):
+    stained, dark = np.zeros((960, 1280, 3), np.uint8), np.zeros((512, 512), np.uint8)
+    monkeypatch.setattr("skimage.data.skin", lambda: stained, raising=False)
+    monkeypatch.setattr("skimage.data.human_mitosis", lambda: dark, raising=False)
     for name in SAMPLES:
         image = sample_image(name)
         assert image.dtype == np.uint8
         assert min(image.shape[:2]) >= 256
     with pytest.raises(UserError, match="choose one of"):
         sample_image("nothing")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConnectionError("no route"), "cannot be reached now"),
+        (ModuleNotFoundError("pooch"), "pip install pooch"),
+    ],
+)
+def test_samples_that_cannot_be_fetched_say_why(monkeypatch, error, told):
+    def fails():
+        raise error
+
+    monkeypatch.setattr("skimage.data.human_mitosis", fails, raising=False)
+    with pytest.raises(UserError, match=f"sample human_mitosis is fetched when first opened.*{told}"):
+        sample_image("human_mitosis")
 
 
 RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)

@@ -33,6 +33,28 @@ def sample_immunohistochemistry() -> list[tuple[Any, dict[str, Any], str]]:
     return _sample("immunohistochemistry")
 
 
+def sample_human_mitosis() -> list[tuple[Any, dict[str, Any], str]]:
+    """Real human cells in fluorescence."""
+    return _sample("human_mitosis")
+
+
+def sample_skin() -> list[tuple[Any, dict[str, Any], str]]:
+    """A real section of skin."""
+    return _sample("skin")
+
+
+def sample_cells3d() -> list[tuple[Any, dict[str, Any], str]]:
+    """A real z-stack: membranes and nuclei in micrometres."""
+    from napari_deepretina.data.samples import cells3d
+
+    stack = cells3d()
+    told = {"scale": (0.29, 0.26, 0.26), "units": ("um",) * 3, "blending": "additive"}
+    return [
+        (stack[:, 0], {**told, "name": "membranes", "colormap": "magenta"}, "image"),
+        (stack[:, 1], {**told, "name": "nuclei", "colormap": "gray"}, "image"),
+    ]
+
+
 def _sample(name: str) -> list[tuple[Any, dict[str, Any], str]]:
     from napari_deepretina.data.samples import sample_image
 
