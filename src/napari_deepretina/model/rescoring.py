@@ -36,11 +36,13 @@ class Fellows:
     size : logarithm of the square root of the area in pixels.
     brightness : mean within the mask, the image's range being 0…1.
     contrast : that less the mean of the rest of the box.
+    sureness : logit of the network's score.
     """
 
     size: float
     brightness: float
     contrast: float
+    sureness: float = 0.0
 
 
 def evidence_of(raw: RawInstances, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -81,12 +83,19 @@ def fellows_of(evidence: NDArray[np.float32]) -> Fellows | None:
     sure = np.flatnonzero(evidence[:, 0] >= np.log(SURE / (1 - SURE + 1e-4)))
     if len(sure) < FEWEST:
         sure = np.argsort(-evidence[:, 0], kind="stable")[:FEWEST]
-    size, brightness, contrast = np.median(evidence[sure, 2:], axis=0).tolist()
-    return Fellows(size, brightness, contrast)
+    sureness, _, size, brightness, contrast = np.median(evidence[sure], axis=0).tolist()
+    return Fellows(size, brightness, contrast, sureness)
 
 
 def compared(evidence: NDArray[np.float32], fellows: Fellows) -> NDArray[np.float32]:
-    """(N, 5): logit, certainty, size beside the typical one, brightness and contrast in typical contrasts."""
+    """What a score is told from: a detection beside its fellows, then the fellows themselves.
+
+    Returns
+    -------
+    (N, 8) float32: logit, certainty, size beside the typical one, brightness and contrast in typical
+    contrasts; then brightness, contrast and sureness of the fellows, the same for all of an image: where
+    nuclei are dark on bright ground, or the network is unsure of all of them, a score means something else.
+    """
     contrast = fellows.contrast if abs(fellows.contrast) > FAINTEST else FAINTEST
     return np.stack(
         [
@@ -95,21 +104,22 @@ def compared(evidence: NDArray[np.float32], fellows: Fellows) -> NDArray[np.floa
             evidence[:, 2] - fellows.size,
             np.clip((evidence[:, 3] - fellows.brightness) / contrast, -4, 4),
             np.clip(evidence[:, 4] / contrast, -1, 4),
+            *(np.full(len(evidence), v) for v in (fellows.brightness, fellows.contrast, fellows.sureness)),
         ],
         axis=1,
     ).astype(np.float32)
 
 
 class Rescoring(BaseModel):
-    """Learnt figures, kept in the header of a weights file: of five inputs and H hidden units."""
+    """Learnt figures, kept in the header of a weights file: of five or all inputs, and H hidden units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    mean: tuple[float, ...] = Field(min_length=5, max_length=5)
-    spread: tuple[float, ...] = Field(min_length=5, max_length=5)
+    mean: tuple[float, ...] = Field(min_length=5, max_length=8)
+    spread: tuple[float, ...] = Field(min_length=5, max_length=8)
     """Mean and standard deviation of the inputs where it was learnt."""
     hidden: tuple[tuple[float, ...], ...]
-    """H rows of five weights and a bias, before tanh."""
+    """H rows of a weight for each input and a bias, before tanh."""
     output: tuple[float, ...]
     """H weights and a bias, before the logistic function."""
 
@@ -124,9 +134,10 @@ class Rescoring(BaseModel):
         fellows = fellows or fellows_of(evidence)
         if fellows is None:
             return np.zeros(0, np.float32)
-        inputs = (compared(evidence, fellows) - np.array(self.mean)) / np.array(self.spread)
+        inputs = compared(evidence, fellows)[:, : len(self.mean)]
+        inputs = (inputs - np.array(self.mean)) / np.array(self.spread)
         hidden, output = np.array(self.hidden), np.array(self.output)
-        logits = np.tanh(inputs @ hidden[:, :5].T + hidden[:, 5]) @ output[:-1] + output[-1]
+        logits = np.tanh(inputs @ hidden[:, :-1].T + hidden[:, -1]) @ output[:-1] + output[-1]
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
     @staticmethod
@@ -140,7 +151,7 @@ def learn(inputs: NDArray[Any], hits: NDArray[Any], weights: NDArray[Any], *, un
 
     Parameters
     ----------
-    inputs : (N, 5), from `compared`.
+    inputs : (N, 8), from `compared`, or its first columns, at least five.
     hits : (N,) bool, whether each is a true nucleus.
     weights : (N,) how much each counts.
     units : H.
@@ -153,7 +164,7 @@ def learn(inputs: NDArray[Any], hits: NDArray[Any], weights: NDArray[Any], *, un
     y, w = (torch.tensor(np.asarray(v, float)) for v in (hits, weights / weights.mean()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = nn.Sequential(nn.Linear(5, units), nn.Tanh(), nn.Linear(units, 1)).double()
+        layers = nn.Sequential(nn.Linear(inputs.shape[1], units), nn.Tanh(), nn.Linear(units, 1)).double()
     optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
         layers.parameters(), max_iter=500, line_search_fn="strong_wolfe"
     )
