@@ -1,0 +1,32 @@
+"""What the package asks for: no version of a library with a known hole."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+FLOORS = {
+    "torch": "2.10",  # torch.load could run code in spite of weights_only
+    "pillow": "10.0.1",  # heap overflow in WebP
+    "dask": "2024.11.2",
+    "distributed": "2024.11.2",
+    "tifffile": "2025.5.21",
+    "imagecodecs": "2024.9.22",
+}
+
+
+def asked_for():
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(r) for r in (*PROJECT["dependencies"], *(r for e in extras for r in e))]
+
+
+@pytest.mark.parametrize(("name", "floor"), FLOORS.items())
+def test_versions_with_known_holes_are_not_allowed(name, floor):
+    found = [r for r in asked_for() if r.name == name]
+    assert found
+    for requirement in found:
+        assert floor in requirement.specifier
+        below = ".".join([*floor.split(".")[:-1], str(int(floor.split(".")[-1]) - 1)])
+        assert below not in requirement.specifier
