@@ -8,8 +8,8 @@ from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
 FLOORS = {
-    "torch": "2.10",  # torch.load could run code in spite of weights_only
-    "pillow": "10.0.1",  # heap overflow in WebP
+    "torch": "2.10",
+    "pillow": "10.0.1",
     "dask": "2024.11.2",
     "distributed": "2024.11.2",
     "tifffile": "2025.5.21",

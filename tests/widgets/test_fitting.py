@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QLineEdit,
+    QListWidget,
+    QWidget,
+)
 
 DOCKS = ("Segment nuclei", "Tune", "Train", "Inspect")
 
@@ -34,3 +42,18 @@ def test_tune_says_what_to_do_where_there_is_nothing_to_tune(viewer):
     assert "run Segment nuclei first" in tune.box.status.text()
     assert not tune.box.button.isEnabled()
     assert tune.settings().score >= 0
+
+
+@pytest.mark.parametrize("name", DOCKS)
+def test_every_control_says_what_it_is_for(viewer, name):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", name)
+    kinds = (QAbstractButton, QComboBox, QAbstractSlider, QAbstractSpinBox, QLineEdit, QListWidget)
+    own = [
+        w
+        for w in widget.findChildren(QWidget)
+        if isinstance(w, kinds)
+        and w.objectName()
+        and not w.objectName().startswith(("qt_", "magicgui", "Scroll"))
+    ]
+    assert len(own) > 8
+    assert [w.objectName() for w in own if not w.toolTip()] == []

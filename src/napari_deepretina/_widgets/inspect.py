@@ -30,6 +30,7 @@ from napari_deepretina._widgets.placing import camera_of, check_shown, placement
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.step_layers import PREFIX, StepLayers, errors_layer, remove_errors, scores_of
 from napari_deepretina._widgets.table import Table
+from napari_deepretina._widgets.tips import INSPECT, explain
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.scores import threshold_table
 from napari_deepretina.inference.planes import take_plane
@@ -85,6 +86,7 @@ class InspectWidget(QWidget):
             self.tabs.addTab(build(), title)
         layout.addWidget(self.tabs, 1)
         elide_lists(self)
+        explain(self, INSPECT)
         self.weights.changed.connect(self._take_advice)
         self._take_advice()
 
@@ -368,8 +370,6 @@ class InspectWidget(QWidget):
         camera = camera_of(self._viewer)
         camera.center = (0, float(y), float(x))
         camera.zoom = max(camera.zoom, 4)
-
-    # ---- ends ----
 
     def _take_away(self) -> None:
         """Take the layers of Inspect away; those that a person changed only if they may go."""

@@ -28,6 +28,7 @@ from napari_deepretina._widgets.placing import check_shown, step_of
 from napari_deepretina._widgets.result_layers import Run, ask_about_edits, asked_of, own_layer, run_of, show
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.stack_box import StackBox
+from napari_deepretina._widgets.tips import SEGMENT, explain
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.planes import channel_choices, take_plane, take_stack
 from napari_deepretina.model.weights import DEFAULT, available
@@ -121,6 +122,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.many)
         layout.addStretch()
         elide_lists(self)
+        explain(self, SEGMENT)
         self._take_advice()
         self.use_defaults(presets.load_default())
 

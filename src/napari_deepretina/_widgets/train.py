@@ -31,6 +31,7 @@ from napari_deepretina._widgets.layer_samples import SampleKeeper
 from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina._widgets.placing import bright_colours, step_of
 from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina._widgets.tips import TRAIN, explain
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import short_path
@@ -128,6 +129,7 @@ class TrainWidget(QWidget):
             layout.addWidget(part)
         layout.addStretch()
         elide_lists(self)
+        explain(self, TRAIN)
         self._enable()
 
     def _row(self, *buttons: tuple[str, str, Any]) -> QHBoxLayout:

@@ -35,6 +35,7 @@ from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina._widgets.sliders import sliders
+from napari_deepretina._widgets.tips import TUNE, explain
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.evaluation.scores import score_image
@@ -123,6 +124,7 @@ class TuneWidget(QWidget):
         layout.addWidget(self.tabs)
         layout.addWidget(self.box)
         elide_lists(self)
+        explain(self, TUNE)
         self.nuclei.changed.connect(self._on_layer_chosen)
         self.preset.changed.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
         self.truth.changed.connect(self._tell_score)
