@@ -127,7 +127,8 @@ def show(viewer: napari.viewer.Viewer, result: Any, run: Run) -> Labels:
     told = result.provenance()
     details = told | run.asked | {"settings": told.get("settings", {}) | run.asked["settings"]}
     document, done = document_of(result, run)
-    labels = np.array(labels)  # the layer's own, that a brush may change
+    if not isinstance(labels, np.memmap):  # those of large stacks are nobody else's
+        labels = np.array(labels)
     target = run.target
     usable = (
         target is not None

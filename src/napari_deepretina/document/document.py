@@ -17,7 +17,7 @@ from napari_deepretina.document.planes import TunedPlane, beside, laid_over
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, editing
-from napari_deepretina.instances.labels import sizes_of
+from napari_deepretina.instances.labels import room_for, sizes_of
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
 HIGHEST = 2**31 - 2**20
@@ -68,8 +68,9 @@ class Document:
         settings_of: Mapping[Index, PostprocessSettings] | None = None,
         link: float = 0,
     ) -> None:
-        self._flat = np.ascontiguousarray(labels, np.int32).ravel().copy()
-        self.labels = self._flat.reshape(labels.shape)
+        self.labels = room_for(labels.shape)
+        self.labels[...] = labels
+        self._flat = self.labels.reshape(-1)
         self.planes = dict(planes)
         self.classes = tuple(classes)
         self.chosen = 0

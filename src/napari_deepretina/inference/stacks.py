@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,11 +31,9 @@ from napari_deepretina.inference.segment import (
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import is_empty
-from napari_deepretina.instances.labels import LabelImage
+from napari_deepretina.instances.labels import room_for
 from napari_deepretina.model.weights import LoadedModel, load_model
 
-IN_MEMORY = 2**30
-"""Label stacks of more bytes lie in a temporary file that is mapped into memory."""
 LOOKED_OVER = 16
 """Planes that the range of intensities of the whole stack is told from."""
 Index = tuple[int, ...]
@@ -181,7 +178,7 @@ def segment_stack_steps(
     yield Progress(0.0, "looking over the stack")
     settings, told = yield from _in_one_channel(picture, indices, model, settings)
     result = StackSegmentation(
-        _room_for((*picture.extent, *picture.height_width)),
+        room_for((*picture.extent, *picture.height_width)),
         "".join(picture.axes[i] for i in picture.plane_axes) + "YX",
         settings,
         {},
@@ -332,11 +329,3 @@ class _Order:
         self._result.planes[index], self._result.ids[index] = plane, ids
         self._result.weights = plane.weights
         self._result.settings = plane.settings.model_copy(update={"channel": self._result.settings.channel})
-
-
-def _room_for(shape: tuple[int, ...]) -> LabelImage:
-    """Zeros, in memory or, if they are many, in a temporary file that goes with them."""
-    if int(np.prod(shape)) * 4 <= IN_MEMORY:
-        return np.zeros(shape, np.int32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.int32, "w+", shape=shape)

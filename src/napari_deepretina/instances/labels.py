@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from scipy import ndimage
 from napari_deepretina.errors import UserError
 
 LabelImage = NDArray[np.int32]
+IN_MEMORY = 2**30
+"""Labels of more bytes lie in a temporary file that is mapped into memory."""
 _COMMON = 1_000_000
 """Ids up to this, or to the number of pixels, are looked up in tables."""
 
@@ -110,3 +113,11 @@ def labels_from_masks(masks: Sequence[NDArray[np.bool_]], shape: tuple[int, int]
             raise ValueError(f"mask {label} has shape {mask.shape}, the image {shape}")
         labels[mask & (labels == 0)] = label
     return labels
+
+
+def room_for(shape: tuple[int, ...]) -> LabelImage:
+    """Zeros, in memory or, if they are many, in a temporary file that goes with them."""
+    if int(np.prod(shape)) * 4 <= IN_MEMORY:
+        return np.zeros(shape, np.int32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.int32, "w+", shape=shape)
