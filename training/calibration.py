@@ -1,6 +1,6 @@
 """Are scores probabilities? How many detections of a score are true nuclei, on the validation images.
 
-``python training/calibration.py --data ../shared/data/stage1_train.zip [--weights nuclei]``
+``python training/calibration.py --data ../shared/data/stage1_train_pairs.zip … [--weights nuclei]``
 
 True is what overlaps a true nucleus with an IoU above 0.5. The network's own scores stand beside those in
 context. The last line is the expected calibration error: the mean distance of score and share.
@@ -48,10 +48,10 @@ def column(scores: np.ndarray, true: np.ndarray) -> list[str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", required=True, nargs="+")
     parser.add_argument("--weights", default="nuclei")
     arguments = parser.parse_args()
-    _, val = split_data([arguments.data])
+    _, val = split_data(arguments.data)
     model = load_model(arguments.weights)
     own = replace(model, info=model.info.model_copy(update={"rescoring": None}))
     columns = {"the network's own": column(*seen(own, val))}

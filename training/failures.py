@@ -1,4 +1,4 @@
-"""Where weights fail: the worst validation images of each type, as one picture.
+"""Where weights fail: the worst validation images of each type, or of each of several sets, as one picture.
 
 ``python training/failures.py --data ../shared/data/stage1_train.zip --out PICTURE.png [--weights …]``
 
@@ -42,18 +42,20 @@ def drawn(
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", required=True, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", default="nuclei")
     parser.add_argument("--of-each", type=int, default=2)
     arguments = parser.parse_args()
     model = load_model(arguments.weights)
-    _, val = split_data([arguments.data])
     rows: dict[str, list[tuple[float, Sample, np.ndarray]]] = {}
-    for sample in (val[i] for i in range(len(val))):
-        labels = segment(sample.image, model=model).labels
-        score = score_image(match(sample.labels, labels), sample.name).dsb_score
-        rows.setdefault(kind_of(sample), []).append((score, sample, labels))
+    for path in arguments.data:
+        _, val = split_data([path])
+        for sample in (val[i] for i in range(len(val))):
+            labels = segment(sample.image, model=model).labels
+            score = score_image(match(sample.labels, labels), sample.name).dsb_score
+            group = kind_of(sample) if len(arguments.data) == 1 else Path(path).stem.split("_")[0]
+            rows.setdefault(group, []).append((score, sample, labels))
     worst = [
         (kind, *row)
         for kind in sorted(rows)
