@@ -191,8 +191,8 @@ def test_small_nuclei_are_shown_as_inference_looks_at_them():
     assert architecture.adapted_scale(10, knows, usual=1.0) == pytest.approx(2.0)
     assert architecture.adapted_scale(16, knows, usual=1.4) == pytest.approx(1.2 * 28 / 16)
     assert architecture.adapted_scale(25, knows, usual=1.0) is None
-    assert architecture.adapted_scale(70, knows, usual=1.0) == pytest.approx(1.4 * 28 / 70)
-    assert architecture.adapted_scale(60, knows, usual=1.0) is None
+    assert architecture.adapted_scale(140, knows, usual=1.0) == pytest.approx(2.0 * 28 / 140)
+    assert architecture.adapted_scale(100, knows, usual=1.0) is None
     options = {"augmentation": STILL, "length": 60, "diameter": 45.0}  # the stream's nuclei have about 22
     usual = [drawn_side(stream(**options), k) for k in range(60)]
     assert max(usual) < 36

@@ -361,6 +361,19 @@ def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):
     assert segment(FIELD[0], model=nuclei_model).prediction.notes == []
 
 
+def test_large_nuclei_are_looked_at_once_more_reduced(nuclei_model):
+    image, truth = synthetic_nuclei((1024, 1100), 14, diameter=190, seed=2)
+    plain, adapted = (segment(image, model=nuclei_model, adapt=a) for a in (False, True))
+    assert (plain.prediction.plan.scale, plain.prediction.notes) == (1.0, [])
+    assert 0.2 < adapted.prediction.plan.scale < 0.5
+    assert "nuclei are large: looked again at" in adapted.prediction.notes[0]
+    hits = [len(match(truth, found.labels).hits(0.7)) for found in (plain, adapted)]
+    assert hits[1] >= hits[0]
+    tiled = segment(image, model=nuclei_model, tile=512)
+    assert tiled.prediction.plan.scale < 0.6
+    assert "nuclei are large" in tiled.prediction.notes[0]
+
+
 @pytest.mark.parametrize("name", ["nuclei", "nuclei-small"])
 def test_bundled_weights_find_nuclei_and_say_what_they_are(name):
     image, truth = synthetic_nuclei((512, 520), 120, diameter=28, seed=6)

@@ -15,9 +15,9 @@ SMALL = 0.85
 """Nuclei of less than this share of the diameter that a network knows are small to it."""
 GOAL = 1.2
 """The share that they are enlarged to."""
-LARGE = 2.2
+LARGE = 4.0
 """Nuclei of more than this share of the diameter that a network knows are large to it."""
-GOAL_OF_LARGE = 1.4
+GOAL_OF_LARGE = 2.0
 """The share that they are reduced to."""
 MOST_ENLARGED = 2.0
 """Images are not enlarged by more than this, and for small nuclei by as much once more."""
