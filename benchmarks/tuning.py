@@ -83,7 +83,8 @@ def measured(viewer: napari.Viewer, nuclei: int, views: int) -> list[list[object
     assert KEY in layer.metadata
     view.rest.setInterval(10_000)  # what catches up when the hand rests is not part of following it
     set_at = [0.0]
-    layer.events.set_data.connect(lambda _: set_at.__setitem__(0, time.perf_counter()))
+    # after the view's own listener, which puts the labels into the layer
+    document.listeners.append(lambda _: set_at.__setitem__(0, time.perf_counter()))
     rows: list[list[object]] = []
     for name, values in MOVES.items():
         control = tune.controls[name]

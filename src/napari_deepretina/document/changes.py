@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -59,17 +59,21 @@ class Change:
             {index: (after, before) for index, (before, after) in self.settings.items()},
         )
 
-    def then(self, later: Change) -> Change:
-        """The change and a later one as one step; what comes back to what it was is left out."""
-        where = np.union1d(self.where, later.where)
-        mine, its = np.searchsorted(where, self.where), np.searchsorted(where, later.where)
-        before, after = np.empty(len(where), np.int32), np.empty(len(where), np.int32)
-        before[its], before[mine] = later.before, self.before
-        after[mine], after[its] = self.after, later.after
-        moved = before != after
-        nuclei = _chained(self.nuclei, later.nuclei)
-        settings = _chained(self.settings, later.settings)
-        return Change(later.what, where[moved], before[moved], after[moved], nuclei, settings)
+
+def joined(steps: Sequence[Change]) -> Change:
+    """Several steps as one, called like the last; what comes back to what it was is left out."""
+    every = np.concatenate([step.where for step in steps])
+    where, first = np.unique(every, return_index=True)
+    last = len(every) - 1 - np.unique(every[::-1], return_index=True)[1]
+    before = np.concatenate([step.before for step in steps])[first]
+    after = np.concatenate([step.after for step in steps])[last]
+    moved = before != after
+    nuclei: dict[int, tuple[Nucleus | None, Nucleus | None]] = {}
+    settings: dict[Index, tuple[PostprocessSettings, PostprocessSettings]] = {}
+    for step in steps:
+        nuclei = _chained(nuclei, step.nuclei)
+        settings = _chained(settings, step.settings)
+    return Change(steps[-1].what, where[moved], before[moved], after[moved], nuclei, settings)
 
 
 def _chained(one: Mapping[K, tuple[V, V]], other: Mapping[K, tuple[V, V]]) -> dict[K, tuple[V, V]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.document.changes import Change, Index
+from napari_deepretina.document.changes import Change, Index, joined
 from napari_deepretina.document.history import History
 from napari_deepretina.document.measure import Columns, measure
 from napari_deepretina.document.planes import TunedPlane, beside, laid_over
@@ -167,12 +167,13 @@ class Document:
             )
         change = self._changed(f"release nucleus {label}", None, 0, {label: record._replace(state="found")})
         self._apply(change)
+        parts = [change]
         for index, plane in self.planes.items():
             if label in plane.id_of:
                 tuned = self._retuned(self._settings[index], index)
                 self._apply(tuned)
-                change = change.then(tuned)
-        return self._keep(replace(change, what=f"release nucleus {label}"))
+                parts.append(tuned)
+        return self._keep(replace(joined(parts), what=f"release nucleus {label}"))
 
     def delete(self, label: int) -> Change:
         """Erase a nucleus, in all planes."""

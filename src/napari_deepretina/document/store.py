@@ -102,6 +102,7 @@ class Autosave:
 
         The future's result is an error of the disk, if there was one.
         """
+        self._document.history.rest()
         done = self._document.history.done
         while self._written and done and self._written[0] is not done[0] and done[0] in self._written:
             self._written.pop(0)  # the history forgot it
@@ -119,6 +120,7 @@ class Autosave:
 
     def write_all(self) -> Future[None]:
         """Write the document with its steps, whether or not anything happened."""
+        self._document.history.rest()
         done = self._document.history.done
         self._written, self._begun = list(done), True
         start = _whole(self._document, self._told, done)
