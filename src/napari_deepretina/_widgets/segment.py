@@ -115,16 +115,20 @@ class SegmentWidget(QWidget):
         layout.addLayout(form)
         layout.addWidget(self.stack)
         layout.addWidget(self.box)
-        self.many = QCollapsible("Many images")
-        self.many.setObjectName("many_images")
-        self.folder = FolderBox(self._viewer, self.settings)
-        self.many.addWidget(self.folder)
-        layout.addWidget(self.many)
+        layout.addWidget(self._many_images())
         layout.addStretch()
         elide_lists(self)
         explain(self, SEGMENT)
         self._take_advice()
         self.use_defaults(presets.load_default())
+
+    def _many_images(self) -> QCollapsible:
+        """The part for folders."""
+        self.many = QCollapsible("Many images")
+        self.many.setObjectName("many_images")
+        self.folder = FolderBox(self._viewer, self.settings)
+        self.many.addWidget(self.folder)
+        return self.many
 
     def _build_reading(self) -> None:
         """Controls that say how values are read."""

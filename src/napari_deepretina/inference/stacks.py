@@ -201,11 +201,7 @@ def segment_stack_steps(
     if engine is None:
         yield from _one_by_one(model, single, todo(), order, tunable=tunable)
     else:
-        work = partial(tunable_images if tunable else whole_images, single)
-        for index, answer in engine.map(work, ((i, [p]) for i, p in todo())):
-            if isinstance(answer, UserError):
-                raise answer
-            yield order.progress(0, order.take(index, answer[0]))
+        yield from _several(engine, single, todo(), order, tunable=tunable)
     order.close()
     result.notes.append(f"{len(indices)} planes" + (f", {len(empty)} of them empty" if empty else ""))
     return result
@@ -256,6 +252,22 @@ def _one_by_one(
             except StopIteration as end:
                 yield order.progress(0, order.take(index, end.value))
                 break
+
+
+def _several(
+    engine: Engine,
+    settings: SegmentSettings,
+    todo: Iterator[tuple[Index, NDArray[Any]]],
+    order: _Order,
+    *,
+    tunable: bool,
+) -> Steps[None]:
+    """By an engine, several planes at a time."""
+    work = partial(tunable_images if tunable else whole_images, settings)
+    for index, answer in engine.map(work, ((i, [p]) for i, p in todo)):
+        if isinstance(answer, UserError):
+            raise answer
+        yield order.progress(0, order.take(index, answer[0]))
 
 
 def whole_images(

@@ -129,10 +129,8 @@ def predict_tiled(
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
     run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
     options["whole"] = replace(options["whole"], fellows=fellows)
-    usual = model.info.architecture.usual_scale(min(plan.shape))
-    if plan.scale != usual and diameter is None:
-        size = "small" if plan.scale > usual else "large"
-        run.notes.append(f"nuclei are {size}: looked at {plan.scale:.2f} times the size")
+    if diameter is None:
+        run.notes += _size_note(plan, model.info.architecture.usual_scale(min(plan.shape)))
     if run.found:
         run.notes.append(f"{len(run.found)} tiles were done before")
     for number, before in looked.items():
@@ -144,6 +142,14 @@ def predict_tiled(
     if store:
         store.discard()
     return replace(done, raw=replace(done.raw, fingerprint=fingerprint))
+
+
+def _size_note(plan: Plan, usual: float) -> list[str]:
+    """A sentence on nuclei that are looked at enlarged or reduced."""
+    if plan.scale == usual:
+        return []
+    size = "small" if plan.scale > usual else "large"
+    return [f"nuclei are {size}: looked at {plan.scale:.2f} times the size"]
 
 
 @dataclass
