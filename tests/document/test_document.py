@@ -355,7 +355,7 @@ KINDS = ("accept", "delete", "release", "merge", "split", "paint", "tune", "look
 
 
 @pytest.mark.parametrize("make", [begun, stack])
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**16), kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=100))
 def test_a_hundred_random_steps_can_be_undone_and_redone(make, seed, kinds):
     document, rng = make(), np.random.default_rng(seed)

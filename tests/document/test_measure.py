@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops_table
 
@@ -39,6 +39,7 @@ def close(ours, theirs):
 
 
 @pytest.mark.filterwarnings("ignore")
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000))
 def test_shapes_are_those_of_scikit_image(seed):
     labels = ragged(seed)
