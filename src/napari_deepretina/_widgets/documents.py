@@ -55,16 +55,17 @@ def layer_of(path: Path) -> tuple[Any, dict[str, Any], str]:
     return np.array(document.labels), meta, "labels"
 
 
-def left_behind() -> list[Path]:
-    """Documents of sessions that are over, newest last; damaged ones are left out."""
-    found = []
+def left_behind() -> dict[Path, str]:
+    """Documents of sessions that are over, newest last, and what is in them; damaged ones are left out."""
+    found = {}
     for path in sorted(unsaved_folder().glob(f"*{SUFFIX}"), key=lambda p: p.stat().st_mtime):
         try:
-            told = load(path)[1]
+            document, told = load(path)
         except UserError:
             continue
         if not is_at_work(str(told.get("process"))):
-            found.append(path)
+            done, every = document.reviewed()
+            found[path] = f"{told.get('name', 'nuclei')}: {done} of {every} nuclei reviewed."
     return found
 
 
@@ -81,7 +82,8 @@ class LeftBehind(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("left_behind")
-        self._paths = left_behind()
+        self._found = left_behind()
+        self._paths = list(self._found)
         self._text = QLabel("")
         self._text.setWordWrap(True)
         layout = QHBoxLayout(self)
@@ -103,11 +105,8 @@ class LeftBehind(QWidget):
         self._paths = [p for p in self._paths if p not in self.handled and p.exists()]
         self.setVisible(bool(self._paths))
         if self._paths:
-            document, told = load(self._paths[-1])
-            done, every = document.reviewed()
             more = f" ({len(self._paths) - 1} more)" if len(self._paths) > 1 else ""
-            name = told.get("name", "nuclei")
-            self._text.setText(f"Unsaved work on {name}: {done} of {every} nuclei reviewed.{more}")
+            self._text.setText(f"Unsaved work on {self._found[self._paths[-1]]}{more}")
 
     def _open(self) -> None:
         path = self._paths.pop()

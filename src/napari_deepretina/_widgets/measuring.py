@@ -33,7 +33,7 @@ def channels_of(image: Image, labels: Labels) -> dict[str, NDArray[Any]]:
     """Intensities of each channel of an image layer, in the labels' shape; none if it does not fit.
 
     Channels of the image that the labels were made from have the names that the command line gives them:
-    intensity, red, channel_0 …; those of other layers begin with the layer's name.
+    intensity, red, channel_0 …; those of other layers begin with the layer's name. Nothing is read yet.
     """
     data = image.data[0] if image.multiscale else image.data
     mark = labels.metadata.get(KEY)
@@ -56,7 +56,7 @@ def channels_of(image: Image, labels: Labels) -> dict[str, NDArray[Any]]:
             index[axis] = place
         values = data[tuple(slice(None) if i is None else int(i) for i in index)]
         if values.shape == labels.data.shape:
-            found[name] = np.asarray(values)
+            found[name] = values
     return found
 
 

@@ -234,12 +234,14 @@ class ReviewPanel(QWidget):
             document.release(document.chosen)
 
     def undo(self) -> None:
-        """Take back the last step."""
-        self._held().undo()
+        """Take back the last step; the keys are the viewer's, and may mean nothing here."""
+        if self.view is not None:
+            self._held().undo()
 
     def redo(self) -> None:
         """Do again what was undone last."""
-        self._held().redo()
+        if self.view is not None:
+            self._held().redo()
 
     def draw(self, tool: str) -> None:
         """Take up a tool: what is drawn next merges, splits, or is looked at again."""

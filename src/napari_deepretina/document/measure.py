@@ -175,7 +175,7 @@ def _of_plane(
         found[f"perimeter_{unit}"] = perimeter * (height if square else np.nan)
         found[f"major_axis_{unit}"], found[f"minor_axis_{unit}"] = major, minor
     for name, values in channels.items():
-        inside = values[rows, columns].astype(np.float64)
+        inside = np.asarray(values)[rows, columns].astype(np.float64)
         # sorted by nucleus, the least and the most of each are those of a stretch
         order = np.argsort(place, kind="stable")
         starts = (
