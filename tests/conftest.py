@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,8 +24,10 @@ def _two_threads():
 
 @pytest.fixture(autouse=True)
 def _own_user_folder(tmp_path_factory, monkeypatch):
-    """A person's own weights must not change what tests see."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "xdg"))
+    """A person's own weights must not change what tests see, nor what another test remembered."""
+    data = tmp_path_factory.getbasetemp() / "xdg"  # napari keeps its icons there for as long as it runs
+    shutil.rmtree(data / "napari-deepretina", ignore_errors=True)
+    monkeypatch.setenv("XDG_DATA_HOME", str(data))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

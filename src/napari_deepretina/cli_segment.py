@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_deepretina.errors import UserError
 
 if TYPE_CHECKING:
+    from napari_deepretina.inference.settings import SegmentSettings
     from napari_deepretina.inference.sources import Source
 
 
@@ -31,7 +32,8 @@ def add_segment(commands: Any) -> None:
     parser.add_argument(
         "--format",
         metavar="LIST",
-        help="comma-separated: labels, zarr, rle, coco, polygons, rois, features, overlay (default labels)",
+        help="comma-separated: labels, zarr, rle, coco, polygons, rois, geojson, features, overlay "
+        "(default labels)",
     )
     parser.add_argument(
         "--recursive", action="store_true", help="take images in sub-folders of the folders given, too"
@@ -124,7 +126,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     out = arguments.out or (sources[0].folder if asked["beside"] else None)
     if out is None:
         raise UserError("give --out DIR, where results go, or --beside")
-    settings = make_settings(**asked.pop("settings"))
+    settings = _with_regions(make_settings(**asked.pop("settings")))
     steps = segment_files(
         sources,
         Places(out, formats, asked["beside"]),
@@ -137,6 +139,17 @@ def _segment(arguments: argparse.Namespace) -> int:
     if result.skipped:
         _tell_skipped(result.skipped, len(result.done))
     return 0
+
+
+def _with_regions(settings: SegmentSettings) -> SegmentSettings:
+    """The same with the regions of a file read, so that run.json holds them; a folder of files is kept."""
+    from napari_deepretina.inference.asked import regions_for
+
+    where = settings.regions
+    if not isinstance(where, str):
+        return settings
+    found = _lasting(where) if Path(where).expanduser().is_dir() else regions_for(where, "")
+    return settings.model_copy(update={"regions": found})
 
 
 def _tell_skipped(skipped: dict[str, str], done: int) -> None:

@@ -11,7 +11,7 @@ from napari_deepretina.evaluation import match
 from napari_deepretina.inference import device
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.plan import make_plan
-from napari_deepretina.inference.planes import channel_choices, take_plane
+from napari_deepretina.inference.planes import layout_of, take_plane, take_stack
 from napari_deepretina.inference.predict import predict
 from napari_deepretina.inference.segment import segment, segment_steps, segment_together
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
@@ -319,21 +319,67 @@ def test_devices_are_resolved_and_described(monkeypatch):
 )
 def test_planes(shape, rgb, channel, step, index, axes):
     data = np.arange(np.prod(shape)).reshape(shape)
-    plane = take_plane(data, rgb=rgb, step=step, channel=channel)
+    plane = take_plane(data, layout_of(shape, rgb=rgb), step=step, channel=channel)
     assert plane.index == index
     assert plane.axes == axes
     assert np.array_equal(plane.image, data[tuple(slice(None) if i is None else i for i in index)])
 
 
 def test_channel_choices():
-    assert [c for _, c in channel_choices((9, 9, 3), rgb=True)] == [None, 0, 1, 2]
-    assert [c for _, c in channel_choices((3, 90, 90), rgb=False)] == [None, 0, 1, 2]
-    assert [c for _, c in channel_choices((90, 90, 2), rgb=False)] == [0, 1]
-    assert channel_choices((50, 90, 90), rgb=False) == [("as shown", None)]
+    def numbers(shape, rgb=False):
+        return [c for _, c in layout_of(shape, rgb=rgb).channel_choices()]
+
+    assert numbers((9, 9, 3), rgb=True) == [None, 0, 1, 2]
+    assert numbers((3, 90, 90)) == [None, 0, 1, 2]
+    assert numbers((90, 90, 2)) == [0, 1]
+    assert layout_of((50, 90, 90), rgb=False).channel_choices() == [("as shown", None)]
+    assert layout_of((2, 90, 90), rgb=False).channel_choices(["DAPI", "actin"])[1:] == [
+        ("DAPI", 0),
+        ("actin", 1),
+    ]
     with pytest.raises(UserError, match="two axes"):
-        take_plane(np.zeros(4), rgb=False, step=(0,))
+        layout_of((4,), rgb=False)
     with pytest.raises(UserError, match="no channel 5"):
-        take_plane(np.zeros((3, 40, 40)), rgb=False, step=(0, 0, 0), channel=5)
+        take_plane(np.zeros((3, 40, 40)), layout_of((3, 40, 40), rgb=False), step=(0, 0, 0), channel=5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "channels", "unsure", "planes"),
+    [
+        ((5, 90, 90), (), None, 0, (0,)),
+        ((5, 90, 90), ("axis -3", "axis -2", "axis -1"), None, 0, (0,)),
+        ((5, 90, 90), ("c", "y", "x"), 0, None, ()),
+        ((5, 90, 90), ("z", "y", "x"), None, None, (0,)),
+        ((9, 90, 90), (), None, None, (0,)),
+        ((7, 3, 90, 90), ("t", "channel", "y", "x"), 1, None, (0,)),
+        ((90, 90, 3), ("y", "x", "c"), 2, None, ()),
+        ((90, 90, 3), (), 2, None, ()),
+        ((4, 90, 90, 3), ("z", "", "", ""), 3, None, (0,)),
+    ],
+)
+def test_axes_are_what_the_layer_says_and_unsure_where_nothing_does(shape, names, channels, unsure, planes):
+    layout = layout_of(shape, rgb=False, names=names)
+    assert (layout.channels, layout.unsure, layout.plane_axes) == (channels, unsure, planes)
+    assert (shape[layout.y], shape[layout.x]) == (90, 90)
+    if unsure is not None:
+        assert layout.told("channels").plane_axes == ()
+        assert layout.told("planes").either is None
+
+
+def test_rows_and_columns_must_come_last():
+    with pytest.raises(UserError, match="must come last"):
+        layout_of((90, 90, 30), rgb=False, names=("y", "x", "z"))
+
+
+@pytest.mark.parametrize("names", [("c", "z", "y", "x"), ("z", "c", "y", "x"), ("z", "y", "x", "c")])
+def test_stacks_of_a_channel_are_the_same_in_every_order(names):
+    data = np.random.default_rng(0).integers(0, 255, (2, 6, 20, 30))  # c, z, y, x
+    order = ["czyx".index(n) for n in names]
+    moved = data.transpose(order)
+    layout = layout_of(moved.shape, rgb=False, names=names)
+    stack = take_stack(moved, layout, step=(0,) * 4, along=names.index("z"), channel=1)
+    assert stack.picture.axes == "ZYX"
+    assert np.array_equal(np.asarray(stack.picture.pixels), data[1])
 
 
 def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):

@@ -40,7 +40,7 @@ def test_tune_says_what_to_do_where_there_is_nothing_to_tune(viewer):
     _, tune = viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
     assert not tune.tabs.isEnabled()
     assert "run Segment nuclei first" in tune.box.status.text()
-    assert not tune.box.button.isEnabled()
+    assert not tune.find_best_button.isEnabled()
     assert tune.settings().score >= 0
 
 

@@ -105,20 +105,20 @@ STACK = np.stack([np.full((40, 50), k * 10, np.uint8) for k in range(12)])
 
 def test_only_what_is_shown_is_segmented(panel, viewer, qtbot):
     layer = viewer.add_image(STACK, name="stack")
-    check_shown(viewer, layer, STACK.shape)
+    check_shown(viewer, layer)
     viewer.dims.transpose()
-    check_shown(viewer, layer, STACK.shape)  # the same plane, turned
+    check_shown(viewer, layer)  # the same plane, turned
     viewer.dims.transpose()
     viewer.dims.roll()
     with pytest.raises(UserError, match="roll the dimensions back"):
-        check_shown(viewer, layer, STACK.shape)
+        check_shown(viewer, layer)
     told = panel.run()
     assert "roll the dimensions back" in told
     assert not panel.labels()
     viewer.dims.order = (0, 1, 2)
     viewer.dims.ndisplay = 3
     with pytest.raises(UserError, match="switch to 2D"):
-        check_shown(viewer, layer, STACK.shape)
+        check_shown(viewer, layer)
 
 
 def test_training_keeps_the_plane_that_is_shown(viewer, tmp_path, qtbot):

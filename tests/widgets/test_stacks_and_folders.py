@@ -170,7 +170,7 @@ def test_a_folder_is_segmented_and_gone_on_with(panel, movie, tmp_path, qtbot):
 
     def run():
         qtbot.mouseClick(button, panel._left)
-        qtbot.waitUntil(lambda: button.text() == "Run" and button.isEnabled(), timeout=60_000)
+        qtbot.waitUntil(lambda: button.text() == "Segment all" and button.isEnabled(), timeout=60_000)
         return box.box.status.text()
 
     assert "Choose a folder" in run()

@@ -16,6 +16,7 @@ from napari_deepretina._widgets.documents import layer_of, told_of, unsaved_fold
 from napari_deepretina._widgets.hub import hub, report
 from napari_deepretina._widgets.measuring import aligned, channels_of, pixel_size_of
 from napari_deepretina._widgets.own_labels import KEY, RAW
+from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document import Change, Document, measure
 from napari_deepretina.document.changes import Index
 from napari_deepretina.document.making import copied
@@ -259,10 +260,15 @@ class DocumentView:
 
     def show_features(self) -> None:
         """The layer's features as the document has them; what must be measured comes a little later."""
-        known = self.document.known()
-        self.layer.features = known | aligned(self.measured, known["index"])
+        self._set_features()
         if self.document.labels.size <= MOST_AT_ONCE or self.measured:
             self._measure()
+
+    def _set_features(self) -> None:
+        known = self.document.known()
+        self.layer.features = with_regions(
+            known | aligned(self.measured, known["index"]), self.document.regions
+        )
 
     def measure(self, images: Sequence[Image]) -> None:
         """Measure intensities in these image layers as well, from now on."""
@@ -287,8 +293,7 @@ class DocumentView:
     def _on_measured(self, measured: Columns) -> None:
         self.measured = {k: v for k, v in measured.items() if k != "area"}
         if not self._measure_again:
-            known = self.document.known()
-            self.layer.features = known | aligned(self.measured, known["index"])
+            self._set_features()
             self._tell()
 
     def _on_measurer_free(self) -> None:

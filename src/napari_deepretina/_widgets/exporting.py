@@ -42,6 +42,7 @@ FORMATS = (
     Format("COCO", ".json", io.write_labels_coco),
     Format("COCO with polygons", "_polygons.json", io.write_labels_polygons),
     Format("ImageJ ROIs", ".zip", io.write_labels_rois),
+    Format("GeoJSON for QuPath", ".geojson", io.write_labels_geojson),
     Format("Nuclei with their history, to go on later", SUFFIX, io.write_document),
 )
 FILTERS = ";;".join(f.filter for f in FORMATS)

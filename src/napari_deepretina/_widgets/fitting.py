@@ -39,6 +39,12 @@ def scrolled(widget: QWidget) -> QVBoxLayout:
     return QVBoxLayout(content)
 
 
+def column() -> tuple[ScrollArea, QVBoxLayout]:
+    """A column that scrolls, to be put somewhere, and the layout to fill."""
+    content = QWidget()
+    return ScrollArea(content), QVBoxLayout(content)
+
+
 def elide_lists(widget: Any) -> None:
     """Let lists cut long names rather than widen the window; the whole name is shown when they open."""
     for box in widget.findChildren(QComboBox):

@@ -8,19 +8,26 @@ from typing import Any
 
 import napari.viewer
 from magicgui.widgets import CheckBox, ComboBox, FileEdit
+from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtWidgets import QFormLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QVBoxLayout, QWidget
 
+from napari_deepretina._widgets.folder_steps import FolderSteps
+from napari_deepretina._widgets.memory import Remembered
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.safe_import import import_torch
+from napari_deepretina.data.channel_names import COLOURS
+from napari_deepretina.errors import UserError
 from napari_deepretina.files import short_path
 from napari_deepretina.inference.steps import Progress
 
+AS_FOUND = "as found"
 BESIDE, INTO = "beside the images", "in a folder"
 FORMATS = {
     "table of nuclei (CSV)": "features",
     "pictures with outlines": "overlay",
     "ImageJ ROIs": "rois",
+    "GeoJSON for QuPath": "geojson",
     "COCO JSON": "coco",
     "run lengths (CSV)": "rle",
 }
@@ -29,7 +36,12 @@ FORMATS = {
 class FolderBox(QWidget):
     """A form and a Run button; the settings are those of the Segment widget."""
 
-    def __init__(self, viewer: napari.viewer.Viewer, settings: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        settings: Callable[[], dict[str, Any]],
+        segment: Callable[[Any], None],
+    ) -> None:
         super().__init__()
         self._settings = settings
         self.folder = FileEdit(mode="d", label="folder", nullable=True)
@@ -47,10 +59,18 @@ class FolderBox(QWidget):
             form.addRow("and" if kind == "features" else "", box.native)
         self.anew.native.setObjectName("anew")
         form.addRow("", self.anew.native)
+        self.channel = QComboBox()
+        self.channel.setEditable(True)
+        self.channel.setObjectName("folder_channel")
+        self.channel.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.channel.addItem(AS_FOUND)
+        form.insertRow(1, "channel", self.channel)
+        self.folder.changed.connect(self._list_channels)
         self.place.changed.connect(self._show_out)
         self.box = RunBox(
             viewer,
             "Labels and a summary table are written; images that are done are left out.",
+            text="Segment all",
             name="run_folder",
         )
         self.box.asked.connect(self.run)
@@ -58,8 +78,48 @@ class FolderBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
         layout.addWidget(self.box)
+        self.steps = FolderSteps(viewer, self.box, self.asked, segment)
+        layout.addWidget(self.steps)
         self._form = form
         self._show_out()
+        kept = {"folder": self.folder, "place": self.place, "out": self.out} | self.formats
+        self._remembered = Remembered(self, "folder", kept)
+        self._remembered.restore()
+
+    def _list_channels(self, _: Any = None) -> None:
+        """Offer the channels of the folder's first image, read off the GUI thread."""
+        folder = self.folder.value
+        if folder is None or not Path(folder).is_dir():
+            return
+        worker = create_worker(channels_in, Path(folder))
+        worker.returned.connect(self._show_channels)
+        worker.start()
+
+    def _show_channels(self, names: list[str]) -> None:
+        text = self.channel.currentText()
+        self.channel.clear()
+        self.channel.addItems([AS_FOUND, *names])
+        self.channel.setCurrentText(text)
+
+    def asked(self) -> tuple[Path, Path, list[str], bool, dict[str, Any]]:
+        """What the form asks for: folder, where results go, formats, whether beside, settings.
+
+        Raises
+        ------
+        UserError
+            If a folder is missing.
+        """
+        folder, out = self.folder.value, self.out.value
+        beside = self.place.value == BESIDE
+        if folder is None or not Path(folder).is_dir():
+            raise UserError("choose a folder with images first")
+        if not beside and out is None:
+            raise UserError("choose the folder where results go")
+        formats = ["labels", *(kind for kind, box in self.formats.items() if box.value)]
+        values = self._settings()
+        if (channel := self.channel.currentText().strip()) not in ("", AS_FOUND):
+            values["channel"] = channel
+        return Path(folder), Path(folder) if beside else Path(out), formats, beside, values
 
     def _show_out(self, _: Any = None) -> None:
         shown = self.place.value == INTO
@@ -68,25 +128,21 @@ class FolderBox(QWidget):
 
     def run(self) -> None:
         """Segment the folder's images; returns at once."""
-        folder, out = self.folder.value, self.out.value
-        beside = self.place.value == BESIDE
-        if folder is None or not Path(folder).is_dir():
-            self.box.say("Choose a folder with images first.", show_error)
+        try:
+            folder, where, formats, beside, values = self.asked()
+        except UserError as error:
+            message = str(error)
+            self.box.say(message[:1].upper() + message[1:], show_error)
             return
-        if not beside and out is None:
-            self.box.say("Choose the folder where results go.", show_error)
-            return
-        formats = ["labels", *(kind for kind, box in self.formats.items() if box.value)]
-        where = Path(folder) if beside else Path(out)
         self.box.start(
             f"Segment {short_path(folder)}",
             folder_job,
-            Path(folder),
+            folder,
             where,
             formats,
             beside,
             "overwrite" if self.anew.value else "resume",
-            self._settings(),
+            values,
             done=self._on_done,
             cancelled=self._on_cancelled,
         )
@@ -110,6 +166,22 @@ class FolderBox(QWidget):
 
     def _on_cancelled(self, result: Any) -> None:
         self.box.say(f"Cancelled: {len(result.done)} images are done. Run goes on with the rest.", show_info)
+
+
+def channels_in(folder: Path) -> list[str]:
+    """Names or numbers of the channels of a folder's first image; none if it has but one."""
+    from napari_deepretina.inference.sources import find_sources
+
+    try:
+        picture = find_sources([str(folder)])[0].read()
+    except UserError:
+        return []
+    count = picture.channel_count
+    if count < 2:
+        return []
+    if len(picture.channels) == count:
+        return list(picture.channels)
+    return list(COLOURS[:count]) if count == len(COLOURS) else [str(k) for k in range(count)]
 
 
 def folder_job(

@@ -9,7 +9,7 @@ import numpy as np
 from magicgui.widgets import ComboBox, FloatSlider, FloatSpinBox, LineEdit
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
@@ -22,11 +22,19 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets.closing import keep_changed
+from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.fitting import elide_lists, scrolled
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
 from napari_deepretina._widgets.picture import Picture
-from napari_deepretina._widgets.placing import camera_of, check_shown, placement, step_of
+from napari_deepretina._widgets.placing import (
+    camera_of,
+    check_shown,
+    full_data,
+    layout_of_layer,
+    placement,
+    step_of,
+)
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.step_layers import PREFIX, StepLayers, errors_layer, remove_errors, scores_of
 from napari_deepretina._widgets.table import Table
@@ -44,12 +52,14 @@ STORY_HINT = "Click a nucleus for its story, or a place where one was missed."
 MAPS = ("C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6")
 
 
-class InspectWidget(QWidget):
+class InspectWidget(Dock):
     """Tabs that each answer one question: how was it found, what does the network see, what is wrong."""
 
+    title = "Inspect"
+    page = "inspect"
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self._models = ModelCache()
         self.steps: StepLayers | None = None
         self._image: np.ndarray | None = None
@@ -66,13 +76,13 @@ class InspectWidget(QWidget):
     def _build(self) -> None:
         self.image = ComboBox(label="image", choices=lambda _: self._names(Image))
         self.weights = ComboBox(label="weights", choices=lambda _: list(available()))
-        self.score = FloatSlider(label="score", min=0.05, max=0.95, step=0.01, value=0.5)
-        self.diameter = FloatSpinBox(label="diameter", min=0, max=2000, step=1, value=0)
+        self.score = FloatSlider(label="lowest score", min=0.05, max=0.95, step=0.01, value=0.5)
+        self.diameter = FloatSpinBox(label="diameter, px", min=0, max=2000, step=1, value=0)
         self.diameter.native.setSpecialValueText("automatic")
-        self.box = RunBox(self._viewer, "Choose an image and press Run.")
+        self.box = RunBox(self._viewer, "Choose an image and press Inspect.", text="Inspect")
         self.box.asked.connect(self.run)
         layout = scrolled(self)
-        layout.addLayout(self._form("image", "weights", "score", "diameter"))
+        layout.addLayout(self.rows("image", "weights", "score", "diameter"))
         layout.addWidget(self.box)
         self.tabs = QTabWidget()
         self.tabs.setObjectName("tabs")
@@ -84,6 +94,7 @@ class InspectWidget(QWidget):
             ("Errors", self._errors_tab),
         ):
             self.tabs.addTab(build(), title)
+        self.tabs.setCornerWidget(self.help_button())
         layout.addWidget(self.tabs, 1)
         elide_lists(self)
         explain(self, INSPECT)
@@ -93,14 +104,6 @@ class InspectWidget(QWidget):
     def _take_advice(self, _: Any = None) -> None:
         if self.weights.value and (advice := advised_score(self.weights.value)) is not None:
             self.score.value = advice
-
-    def _form(self, *names: str) -> QFormLayout:
-        form = QFormLayout()
-        for name in names:
-            control = getattr(self, name)
-            control.native.setObjectName(name)
-            form.addRow(control.label, control.native)
-        return form
 
     def _button(self, name: str, text: str, action: Any) -> QPushButton:
         button = QPushButton(text)
@@ -125,7 +128,7 @@ class InspectWidget(QWidget):
         self.slider.setValue(len(STEPS) - 1)
         self.slider.setEnabled(False)
         self.slider.valueChanged.connect(self.show_step)
-        self.step_name = QLabel("Run first; then the slider walks the steps.")
+        self.step_name = QLabel("Press Inspect first; then the slider walks the steps.")
         self.step_name.setObjectName("step_name")
         self.story = QLabel(STORY_HINT)
         self.story.setObjectName("story")
@@ -136,14 +139,14 @@ class InspectWidget(QWidget):
     def _activations_tab(self) -> QWidget:
         self.map = ComboBox(label="feature map", choices=MAPS, value="P3")
         button = self._button("show_map", "Show as a layer", self.show_map)
-        return self._tab(self._form("map"), button, QLabel("Each channel is a slice; the sliders walk them."))
+        return self._tab(self.rows("map"), button, QLabel("Each channel is a slice; the sliders walk them."))
 
     def _weights_tab(self) -> QWidget:
         self.other = ComboBox(label="compare with", choices=lambda _: [NONE, *available()])
         self.weights_picture = Picture("weights_picture")
         self.weights_table = Table()
         button = self._button("look_at_weights", "Look at the weights", self.look_at_weights)
-        return self._tab(self._form("other"), button, self.weights_picture, self.weights_table)
+        return self._tab(self.rows("other"), button, self.weights_picture, self.weights_table)
 
     def _data_tab(self) -> QWidget:
         self.path = LineEdit(label="data")
@@ -153,7 +156,7 @@ class InspectWidget(QWidget):
         self.oddities = Table()
         self.oddities.picked.connect(self._jump_to_oddity)
         return self._tab(
-            self._form("path", "recipe"),
+            self.rows("path", "recipe"),
             self._button("browse", "Choose a folder…", self._browse),
             self._button("look_at_data", "Look at the data", self.look_at_data),
             self.crops_picture,
@@ -172,7 +175,7 @@ class InspectWidget(QWidget):
         self.worst.picked.connect(self._jump_to_worst)
         button = self._button("look_at_errors", "Compare", self.look_at_errors)
         return self._tab(
-            self._form("truth", "predicted"), button, self.errors_table, self.errors_picture, self.worst
+            self.rows("truth", "predicted"), button, self.errors_table, self.errors_picture, self.worst
         )
 
     def _names(self, kind: Any) -> list[str]:
@@ -193,10 +196,9 @@ class InspectWidget(QWidget):
         if layer is None:
             self.box.say("There is no image layer: open an image first.", show_error)
             return
-        data = layer.data[0] if layer.multiscale else layer.data
         try:
-            check_shown(self._viewer, layer, data.shape)
-            plane = take_plane(data, rgb=layer.rgb, step=step_of(self._viewer, layer))
+            check_shown(self._viewer, layer)
+            plane = take_plane(full_data(layer), layout_of_layer(layer), step=step_of(self._viewer, layer))
         except UserError as error:
             self.box.say(str(error), show_error)
             return
@@ -264,7 +266,7 @@ class InspectWidget(QWidget):
     def show_map(self) -> None:
         """Add a feature map as a layer."""
         if self.steps is None:
-            raise UserError("run first: feature maps belong to an image")
+            raise UserError("press Inspect first: feature maps belong to an image")
         self.steps.add_activation(self.map.value)
 
     def look_at_weights(self) -> None:
@@ -389,11 +391,9 @@ class InspectWidget(QWidget):
             message = str(error)
             self.box.say(message[:1].upper() + message[1:], show_error)
 
-    def event(self, event: QEvent) -> bool:
-        """A closed dock only loses its parent: then nobody listens to clicks any more."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.box.cancel()
-            if self._on_click in self._viewer.mouse_drag_callbacks:
-                self._viewer.mouse_drag_callbacks.remove(self._on_click)
-            self._take_away()
-        return super().event(event)
+    def closed(self) -> None:
+        """Nobody listens to clicks any more, and the layers of Inspect go."""
+        self.box.cancel()
+        if self._on_click in self._viewer.mouse_drag_callbacks:
+            self._viewer.mouse_drag_callbacks.remove(self._on_click)
+        self._take_away()

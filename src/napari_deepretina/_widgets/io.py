@@ -17,6 +17,8 @@ from napari_deepretina._widgets.measuring import channels_of, pixel_size_of
 from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.data.coco import read_coco
 from napari_deepretina.data.files import parse_json
+from napari_deepretina.data.regions import SUFFIX as REGIONS
+from napari_deepretina.data.regions import read_regions
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
 from napari_deepretina.document import Document
 from napari_deepretina.document.measure import SHAPE, Columns
@@ -24,6 +26,7 @@ from napari_deepretina.document.store import SUFFIX, save
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.coco import write_coco
 from napari_deepretina.export.features import cell, write_features
+from napari_deepretina.export.geojson import write_geojson
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import write_labels
@@ -37,18 +40,38 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for RLE CSV, COCO JSON or nuclei with their history; None for other files."""
+    """A reader for RLE CSV, COCO JSON, GeoJSON or nuclei with their history; None for other files."""
     if not isinstance(path, str):
         return None
     kind = Path(path).suffix.lower()
     if kind == SUFFIX:
         return lambda p: [layer_of(Path(p))]
+    if kind == REGIONS:
+        return read_regions_layer
     if kind == ".json":
         return read_coco_layers if _looks_like_coco(Path(path)) else None
     try:
         return read_rle if kind == ".csv" and read_rle_csv(Path(path)) is not None else None
     except UserError:
         return None
+
+
+def read_regions_layer(path: str) -> list[LayerData]:
+    """GeoJSON outlines, such as QuPath's annotations, as a shapes layer; Segment takes them as regions."""
+    shapes, names = [], []
+    for region in read_regions(Path(path)):
+        for ring in region.rings:
+            shapes.append(np.array(ring)[:, ::-1] - 0.5)
+            names.append(region.name)
+    meta = {
+        "name": Path(path).stem,
+        "shape_type": "polygon",
+        "features": {"name": np.array(names, object)},
+        "edge_color": "yellow",
+        "face_color": "transparent",
+        "edge_width": 2,
+    }
+    return [(shapes, meta, "shapes")]
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -159,6 +182,15 @@ def write_labels_rois(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         write_rois(planes[0][2], Path(path))
     else:
         write_rois({place: instances for _, place, instances in planes}, Path(path))
+    return [path]
+
+
+@_beside_images
+def write_labels_geojson(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save the outlines of a labels layer of one plane as GeoJSON for QuPath."""
+    if np.ndim(data) != 2:
+        raise UserError("GeoJSON holds the outlines of one plane: choose ImageJ ROIs or COCO for a stack")
+    write_geojson(_planes(data, meta)[0][2], Path(path), _classes(meta))
     return [path]
 
 

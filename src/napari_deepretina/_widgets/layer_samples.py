@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.own_labels import KEY, digest
+from napari_deepretina._widgets.placing import layout_of_layer
 from napari_deepretina.data.project import Project
 from napari_deepretina.document.document import REVIEWED
 from napari_deepretina.errors import UserError
@@ -140,7 +141,7 @@ def plane_of_image(image: Image, labels: Labels, step: tuple[int, ...]) -> NDArr
     if made_here and labels.data.ndim == 2 and "index" in mark:
         return np.asarray(data[tuple(slice(None) if i is None else int(i) for i in mark["index"])])
     channel = mark["settings"].get("channel") if made_here else None
-    return np.asarray(take_plane(data, rgb=image.rgb, step=step, channel=channel).image)
+    return np.asarray(take_plane(data, layout_of_layer(image), step=step, channel=channel).image)
 
 
 def edited_pixels(labels: Labels) -> NDArray[np.bool_]:

@@ -10,11 +10,10 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_deepretina._widgets.own_labels import KEY, is_ours
+from napari_deepretina._widgets.placing import layout_of_layer
 from napari_deepretina.data.picture import MICROMETRES
 from napari_deepretina.document.measure import Columns
-from napari_deepretina.inference.planes import channel_axis
-
-COLOURS = ("red", "green", "blue")
+from napari_deepretina.inference.planes import COLOURS
 
 
 def pixel_size_of(scale: Sequence[float], units: Sequence[Any] | None) -> tuple[float, float] | None:
@@ -41,7 +40,7 @@ def channels_of(image: Image, labels: Labels) -> dict[str, NDArray[Any]]:
     own = isinstance(mark, dict) and is_ours(labels, image) and len(mark.get("index", ())) == data.ndim
     if own:
         index = list(mark["index"])
-    axis = channel_axis(data.shape, rgb=image.rgb)
+    axis = layout_of_layer(image).either
     names, places = ["intensity" if own else image.name], [0]
     several = axis is not None and (
         image.rgb or index[axis] is not None or _without(data.shape, axis) == labels.data.shape

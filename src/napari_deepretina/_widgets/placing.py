@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.planes import channel_axis
+from napari_deepretina.inference.planes import Layout, layout_of
 
 
 def placement(layer: Any, axes: Sequence[int], start: Sequence[int] | None = None) -> dict[str, Any]:
@@ -63,15 +63,51 @@ def look_at(viewer: Any, layer: Any, centre: Any, around: float, side: int) -> N
     camera.zoom = side / max(around * pixel, 1e-9)
 
 
-def check_shown(viewer: Any, layer: Any, shape: Sequence[int]) -> None:
-    """UserError if the viewer shows anything else than rows and columns of an image layer's planes.
+def full_data(layer: Any) -> Any:
+    """An image layer's data, the finest level of several."""
+    return layer.data[0] if layer.multiscale else layer.data
 
-    Parameters
-    ----------
-    shape : of the layer's data.
+
+AXES = "napari-deepretina-axes"
+"""In an image layer's metadata: what a person said that its short axis holds."""
+
+
+def layout_of_layer(layer: Any) -> Layout:
+    """What the axes of an image layer are, as it says, and as a person said before.
+
+    Raises
+    ------
+    UserError
+        If it has fewer than two.
     """
-    axis = channel_axis(shape, rgb=layer.rgb)
-    if axis == len(shape) - 1 and not layer.rgb:  # napari itself shows the channels as columns
+    found = layout_of(full_data(layer).shape, rgb=layer.rgb, names=layer.axis_labels)
+    return found.told(layer.metadata.get(AXES, ""))
+
+
+def columns_are_channels(layout: Layout) -> bool:
+    """Whether channels lie last, which napari shows as columns."""
+    return layout.channels is not None and layout.channels > layout.x and not layout.rgb
+
+
+def split_channels(viewer: Any, layer: Any) -> None:
+    """Lay the channels of an image whose last axis holds them out as layers; the image itself is hidden."""
+    layout = layout_of_layer(layer)
+    axis = layout.channels
+    if axis is None:
+        return
+    kept = [i for i in range(len(layout.shape)) if i != axis]
+    choices = [(text, k) for text, k in layout.channel_choices() if k is not None]
+    for text, number in choices:
+        values = full_data(layer)[
+            tuple(number if i == axis else slice(None) for i in range(len(layout.shape)))
+        ]
+        viewer.add_image(values, name=f"{layer.name} {text}", blending="additive", **placement(layer, kept))
+    layer.visible = False
+
+
+def check_shown(viewer: Any, layer: Any) -> None:
+    """UserError if the viewer shows anything else than rows and columns of an image layer's planes."""
+    if columns_are_channels(layout_of_layer(layer)):
         return
     if viewer.dims.ndisplay == 3:
         if layer.ndim > 2:

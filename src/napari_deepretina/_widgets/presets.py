@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import write_text
+from napari_deepretina.files import remove, write_text
 from napari_deepretina.postprocess import PostprocessSettings
 
 _DEFAULT = "segment-default"
@@ -29,7 +29,7 @@ def names() -> list[str]:
 
 def save(name: str, settings: PostprocessSettings) -> None:
     """Keep settings under a name, in place of those that had it; UserError if that cannot be."""
-    if not name or any(c in name for c in '/\\:*?"<>|') or name.startswith("."):
+    if name == _DEFAULT or not name or any(c in name for c in '/\\:*?"<>|') or name.startswith("."):
         raise UserError(f"{name!r} cannot be the name of a preset: use letters, digits, blanks and dashes")
     write_text(folder() / f"{name}.json", settings.model_dump_json(indent=2))
 
@@ -45,7 +45,26 @@ def load(name: str) -> PostprocessSettings:
 
 def save_default(settings: PostprocessSettings) -> None:
     """Make settings the ones that Segment starts with."""
-    save(_DEFAULT, settings)
+    write_text(folder() / f"{_DEFAULT}.json", settings.model_dump_json(indent=2))
+
+
+def rename(old: str, new: str) -> None:
+    """Give a preset another name; UserError if there is one of that name already, or it cannot be a name."""
+    if new in names():
+        raise UserError(f"there is a preset {new!r} already: choose another name")
+    settings = load(old)
+    save(new, settings)
+    delete(old)
+
+
+def delete(name: str) -> None:
+    """Forget a preset."""
+    remove(folder() / f"{name}.json")
+
+
+def forget_default() -> None:
+    """Let Segment start with its own settings again."""
+    delete(_DEFAULT)
 
 
 def load_default() -> dict[str, Any]:

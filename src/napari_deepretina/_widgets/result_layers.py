@@ -19,6 +19,7 @@ from napari_deepretina._widgets.so_far import SoFar
 from napari_deepretina.document import Document, of_result
 from napari_deepretina.document.changes import Index
 from napari_deepretina.document.making import with_planes
+from napari_deepretina.inference.asked import regions_of
 from napari_deepretina.inference.planes import Plane, Stack
 from napari_deepretina.inference.steps import Patch
 from napari_deepretina.postprocess import PostprocessSettings
@@ -164,7 +165,9 @@ def document_of(result: Any, run: Run) -> tuple[Document, list[Index]]:
         made = {run.place(i): parts for i, parts in made.items()}
     classes = result.weights.get("classes", "nucleus").split("\n")
     labels = run.laid(result.labels)
-    return of_result(labels, made, chosen, classes, link=result.settings.link), list(made)
+    regions = regions_of(result.settings)
+    document = of_result(labels, made, chosen, classes, link=result.settings.link, regions=regions)
+    return document, list(made)
 
 
 def _mark(layer: Labels, run: Run, details: dict[str, Any], document: Document) -> None:

@@ -1,9 +1,10 @@
-"""A Run button with what belongs to it: a worker, progress, Cancel, and a line that tells how it went."""
+"""A Run button with what belongs to it: a worker, progress, Cancel, and a message on how it went."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import napari.viewer
@@ -11,27 +12,75 @@ from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import show_error, show_info, show_warning
 from napari.utils.theme import get_theme
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_deepretina._widgets.jobs import Cancelled, Failure, guarded
+
+LINES = 4
+"""Of a message that can be read at once; longer ones scroll, so that nothing around them moves."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A button under a message: its text, its tooltip, and what it does."""
+
+    text: str
+    tip: str
+    action: Callable[[], Any]
+
+
+class Message(QScrollArea):
+    """A text of any length in a place of fixed height."""
+
+    def __init__(self, text: str, lines: int) -> None:
+        super().__init__()
+        self.label = QLabel(text)
+        self.label.setObjectName("status")
+        self.label.setWordWrap(True)
+        self.label.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setWidget(self.label)
+        self.setFixedHeight(lines * self.fontMetrics().lineSpacing() + 10)
 
 
 class RunBox(QWidget):
     """Runs one job at a time off the GUI thread.
 
-    ``asked`` tells that a person pressed Run; the owner then calls `start`. While the job runs, the
+    ``asked`` reports that a person pressed Run; the owner then calls `start`. While the job runs, the
     button cancels it, after the step that is under way.
+
+    Parameters
+    ----------
+    only_cancels : the button is there only while a job runs, which others begin.
     """
 
     asked = Signal()
 
     def __init__(
-        self, viewer: napari.viewer.Viewer, hint: str, *, text: str = "Run", name: str = "run"
+        self,
+        viewer: napari.viewer.Viewer,
+        hint: str,
+        *,
+        text: str = "Run",
+        name: str = "run",
+        only_cancels: bool = False,
     ) -> None:
         super().__init__()
         self._viewer = viewer
-        self._text = text
+        self._text, self._only_cancels = text, only_cancels
         self.worker: Any = None
         self._activity: progress | None = None
         self._stop = threading.Event()
@@ -45,16 +94,22 @@ class RunBox(QWidget):
         self.button = QPushButton(text)
         self.button.setObjectName(name)
         self.button.clicked.connect(self._on_clicked)
+        self.button.setVisible(not only_cancels)
         self.bar = QProgressBar()
         self.bar.setObjectName("progress")
         self.bar.setVisible(False)
-        self.status = QLabel(hint)
-        self.status.setObjectName("status")
-        self.status.setWordWrap(True)
+        message = Message(hint, LINES - only_cancels)
+        self.status = message.label
+        self.offers: list[QPushButton] = []
+        self._grid = QGridLayout()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.button, self.bar, self.status):
+        for part in (self.button, self.bar, message):
             layout.addWidget(part)
+        layout.addLayout(self._grid)
+        keep = self.bar.sizePolicy()
+        keep.setRetainSizeWhenHidden(True)  # nothing moves when a run begins
+        self.bar.setSizePolicy(keep)
 
     def start(
         self,
@@ -84,7 +139,9 @@ class RunBox(QWidget):
         self.worker.yielded.connect(self._on_progress)
         self.worker.returned.connect(self._on_returned)
         self.worker.finished.connect(self._on_finished)
+        self.offer([])
         self.button.setText("Cancel")
+        self.button.setVisible(True)
         self.bar.setValue(0)
         self.bar.setVisible(True)
         self.status.setStyleSheet("")
@@ -106,6 +163,20 @@ class RunBox(QWidget):
         self.status.setStyleSheet(f"border-left: 4px solid {colour.as_hex()}; padding: 4px 0 4px 8px")
         self.status.setText(message)
         notify(message)
+
+    def offer(self, offers: Sequence[Offer]) -> None:
+        """Put buttons under the message, in place of those that are there."""
+        for button in self.offers:
+            self._grid.removeWidget(button)
+            button.deleteLater()
+        self.offers = []
+        for place, offered in enumerate(offers):
+            button = QPushButton(offered.text)
+            button.setObjectName(f"offer_{place}")
+            button.setToolTip(offered.tip)
+            button.clicked.connect(lambda _=False, action=offered.action: action())
+            self._grid.addWidget(button, place // 2, place % 2)
+            self.offers.append(button)
 
     def _on_clicked(self) -> None:
         if self.worker is not None:
@@ -160,6 +231,7 @@ class RunBox(QWidget):
         self._latest, self._patches = None, []
         self.button.setText(self._text)
         self.button.setEnabled(True)
+        self.button.setVisible(not self._only_cancels)
         self.bar.setVisible(False)
         if self._over is not None:
             self._over()

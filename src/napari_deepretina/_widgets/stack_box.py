@@ -9,7 +9,7 @@ from typing import Any
 from magicgui.widgets import ComboBox, FloatSpinBox, SpinBox
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QWidget
 
-from napari_deepretina.inference.planes import plane_axes
+from napari_deepretina.inference.planes import Layout
 
 THIS, RANGE, ALL = "the one shown", "a range", "all"
 
@@ -61,20 +61,22 @@ class StackBox(QWidget):
         self.along.changed.connect(self._fit_range)
         self._show()
 
-    def fit(self, shape: Sequence[int], names: Sequence[str], *, rgb: bool, channel: int | None) -> None:
-        """Offer what an image of this shape has; what was chosen stays chosen where it can.
+    def fit(self, layout: Layout, names: Sequence[str], *, channel: int | None) -> None:
+        """Offer what an image has; what was chosen stays chosen where it can.
 
         Parameters
         ----------
         names : of the image's axes but RGB, as its layer calls them.
         """
-        self._shape = tuple(shape)
-        axes = plane_axes(shape, rgb=rgb, channel=channel)
+        self._shape = shape = layout.shape
+        taken = layout.either if channel is not None else None
+        axes = [a for a in layout.plane_axes if a != taken]
         named = [names[a] if a < len(names) else "" for a in axes]
         self._letters = {
             a: _letter(n, k) for k, (a, n) in enumerate(zip(axes[::-1], named[::-1], strict=True))
         }
-        choices = [(f"{_told(names, a)} ({shape[a]} planes)", a) for a in axes]
+        kinds = {a: "planes or channels" if a == layout.unsure else "planes" for a in axes}
+        choices = [(f"{_told(names, a)} ({shape[a]} {kinds[a]})", a) for a in axes]
         if choices != self._offered and choices:
             chosen = self.along.value
             self.along.choices = self._offered = choices

@@ -6,6 +6,11 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 
 SEGMENT = {
     "image": "The image layer whose nuclei are wanted",
+    "region": "Look everywhere, only at what the canvas shows, or only inside the shapes of a layer",
+    "measure": "Drag a line across one nucleus: its length becomes the diameter",
+    "restore_defaults": "Forget the settings that Tune gave to Segment",
+    "factory": "Everything as on the first day; presets, weights and results stay",
+    "help": "Open the page of the documentation on this window",
     "channel": "Look at this channel only; as shown looks at the image as it is",
     "weights": "The trained network: nuclei is the surest, nuclei-small three times as fast",
     "weights_file": "Use a file of weights that you trained, or were given",
@@ -17,6 +22,10 @@ SEGMENT = {
     "last": "Last plane of the range, counted from 0",
     "run": "Find the nuclei; the same button cancels",
     "run_folder": "Segment all images of the folder; the same button cancels",
+    "folder": "The folder with the images",
+    "folder_channel": "The channel to look at in every image: its name or its number, counted from 0",
+    "out": "The folder where results go",
+    "geojson": "Outlines that QuPath imports, one file an image",
     "results": "Where the files go: beside each image, or into a folder of their own",
     "anew": "Do images again that an earlier run did, replacing its files",
     "coco": "Outlines, scores and classes of all images in one JSON file",
@@ -34,15 +43,18 @@ TUNE = {
     "shown": "Which nuclei the table lists",
     "range": "Nuclei outside these values turn grey and leave the review list",
     "reset": "Back to the settings that Segment worked with; your edits stay",
-    "save_preset": "Keep these settings under a name",
+    "help": SEGMENT["help"],
+    "preset_menu": "Save, rename or delete a preset",
     "use_as_default": "Segment works with these settings from now on",
     "all_planes": "Use these settings for every plane of the stack, as one step",
     "export": "Save the nuclei: TIFF, table, COCO, ROIs, or all of it to go on later",
+    "cancel": "Stop what is at work",
     "find_best": "Try settings for the best score against the truth",
     "bring_back": SEGMENT["bring_back"],
     "discard": SEGMENT["discard"],
 }
 TRAIN = {
+    "help": SEGMENT["help"],
     "image": "The image that becomes a training sample",
     "labels": "Its nuclei, corrected",
     "keep": "The whole frame, or only what was edited and a margin around it",
@@ -58,6 +70,7 @@ TRAIN = {
     "resume": "Go on with a run that was stopped",
 }
 INSPECT = {
+    "help": SEGMENT["help"],
     "image": "The image layer that is looked into",
     "weights": SEGMENT["weights"],
     "score": "Nuclei with a lower score are left out",

@@ -21,11 +21,11 @@ from qtpy.QtWidgets import (
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
-    QWidget,
 )
 
 from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
+from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.fitting import elide_lists, scrolled
 from napari_deepretina._widgets.layer_samples import SampleKeeper
 from napari_deepretina._widgets.own_labels import KEY
@@ -45,12 +45,14 @@ WHOLE, EDITED = "whole frame", "edited regions"
 FILE = "a file…"
 
 
-class TrainWidget(QWidget):
+class TrainWidget(Dock):
     """Collects samples, starts ``napari-deepretina train`` as a child process, and follows its events."""
 
+    title = "Train"
+    page = "train"
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self.run: RunWatch | None = None
         self._shown_sample = 0.0
         self._files: list[str] = []
@@ -92,7 +94,10 @@ class TrainWidget(QWidget):
         for control in (self.image, self.labels, self.part):
             samples.addRow(control.label, control.native)
             control.native.setObjectName(control.label)
-        layout.addLayout(samples)
+        above = QHBoxLayout()
+        above.addLayout(samples, 1)
+        above.addWidget(self.help_button(), 0, Qt.AlignmentFlag.AlignTop)
+        layout.addLayout(above)
         layout.addLayout(
             self._row(
                 ("add_layers", "Add image + labels", self.add_layers),
@@ -101,12 +106,7 @@ class TrainWidget(QWidget):
             )
         )
         layout.addWidget(self.data)
-        form = QFormLayout()
-        for name in ("recipe", "start_from", "name", "options"):
-            control = getattr(self, name)
-            control.native.setObjectName(name)
-            form.addRow(control.label, control.native)
-        layout.addLayout(form)
+        layout.addLayout(self.rows("recipe", "start_from", "name", "options"))
         layout.addLayout(
             self._row(
                 ("start", "Start", self.start),

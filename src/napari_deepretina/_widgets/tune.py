@@ -10,20 +10,20 @@ import numpy as np
 from magicgui.widgets import ComboBox, PushButton
 from napari.layers import Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import (
     QApplication,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QInputDialog,
     QLabel,
+    QPushButton,
     QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_deepretina._widgets import exporting, presets
+from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.document_view import DocumentView, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
 from napari_deepretina._widgets.fitting import ScrollArea, elide_lists
@@ -31,6 +31,7 @@ from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
 from napari_deepretina._widgets.placing import step_of
+from napari_deepretina._widgets.preset_box import NO_PRESET, PresetBox
 from napari_deepretina._widgets.review import ReviewPanel
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.segment import SegmentWidget
@@ -48,17 +49,18 @@ MOVE = "Move a slider: the labels follow."
 NOTHING = "There is nothing to tune yet: run Segment nuclei first."
 
 
-class TuneWidget(QWidget):
+class TuneWidget(Dock):
     """Sliders over the raw detections of a layer that Segment made; the network does not run again."""
 
+    title = "Tune"
+    page = "tune"
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self._busy = False
         self._max_lost = PostprocessSettings().max_lost
         self._followed: DocumentView | None = None
-        self.box = RunBox(napari_viewer, MOVE, text="Find best", name="find_best")
-        self.box.asked.connect(self.find_best)
+        self.box = RunBox(napari_viewer, MOVE, name="cancel", only_cancels=True)
         self.review = ReviewPanel(napari_viewer, self.box)
         self.measure = MeasureBox(napari_viewer)
         self.measure.ranged.connect(self.review.show_only)
@@ -76,26 +78,33 @@ class TuneWidget(QWidget):
     def _build(self) -> None:
         self.nuclei = ComboBox(label="nuclei", nullable=False, choices=self._tunable)
         self.truth = ComboBox(label="truth", choices=self._truths)
-        self.preset = ComboBox(label="preset", choices=lambda _: ["as segmented", *presets.names()])
+        self.presets = PresetBox(self.settings)
+        self.preset = self.presets.choice
         self.controls = sliders()
         form = QFormLayout()
         form.addRow("nuclei", self.nuclei.native)
-        form.addRow("preset", self.preset.native)
+        form.addRow("preset", self.presets)
         for name, control in self.controls.items():
             control.changed.connect(lambda _=None, name=name: self.retune(hand=name))
             form.addRow(control.label, control.native)
-        form.addRow("truth", self.truth.native)
+        truth = QHBoxLayout()
+        truth.addWidget(self.truth.native, 1)
+        self.find_best_button = QPushButton("Find best")
+        self.find_best_button.setObjectName("find_best")
+        self.find_best_button.clicked.connect(self.find_best)
+        truth.addWidget(self.find_best_button)
+        form.addRow("truth", truth)
         self.count_label = QLabel("")
         self.count_label.setObjectName("count")
         form.insertRow(2, "", self.count_label)
         self.score_label = QLabel("")
         self.score_label.setWordWrap(True)
+        self.score_label.setMinimumHeight(2 * self.fontMetrics().lineSpacing())  # nothing jumps
         self.score_label.setObjectName("live_score")
         form.addRow("", self.score_label)
         buttons = QHBoxLayout()
         for name, text, action in (
             ("reset", "Reset", self.reset),
-            ("save_preset", "Save preset…", self._ask_to_save),
             ("use_as_default", "Use in Segment", self.use_as_default),
             ("all_planes", "All planes", self.for_all_planes),
             ("export", "Export…", self._ask_to_export),
@@ -105,7 +114,7 @@ class TuneWidget(QWidget):
             button.changed.connect(lambda _=None, action=action: self._guarded(action))
             buttons.addWidget(button.native)
             setattr(self, f"_{name}_button", button)
-        for name in ("nuclei", "truth", "preset"):
+        for name in ("nuclei", "truth"):
             getattr(self, name).native.setObjectName(name)
         thresholds = QWidget()
         column = QVBoxLayout(thresholds)
@@ -126,7 +135,10 @@ class TuneWidget(QWidget):
         elide_lists(self)
         explain(self, TUNE)
         self.nuclei.changed.connect(self._on_layer_chosen)
-        self.preset.changed.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
+        self.presets.chosen.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
+        self.presets.said.connect(self.box.say)
+        self.presets.failed.connect(lambda problem: self.box.say(problem, show_error))
+        self.tabs.setCornerWidget(self.help_button())
         self.truth.changed.connect(self._tell_score)
 
     def _tunable(self, _: Any = None) -> list[str]:
@@ -244,11 +256,11 @@ class TuneWidget(QWidget):
             self._follow(view)
             self._show_count()
             self._tell_score()
+            self.presets.follow()
 
     def _enable(self, view: DocumentView | None) -> None:
         """Nothing works without nuclei, and a sentence says what to do."""
         self.tabs.setEnabled(view is not None)
-        self.box.button.setEnabled(view is not None)
         self.box.status.setText(MOVE if view is not None else NOTHING)
         self._show_count()
 
@@ -294,25 +306,27 @@ class TuneWidget(QWidget):
         if view is not None:
             self._show(view.begun_with)
             self.retune()
+            self.presets.select(NO_PRESET)
 
     def load_preset(self, name: str) -> None:
         """Set the sliders to a preset."""
         if self._layer() is None:
             return
-        if name not in presets.names():
+        if name == NO_PRESET:
             self.reset()
             return
         self._show(presets.load(name))
         self.retune()
+        self.presets.select(name)
 
     def save_preset(self, name: str) -> None:
         """Keep where the sliders stand under a name."""
-        presets.save(name.strip(), self.settings())
-        self.preset.reset_choices()
-        self.box.say(f"Preset {name.strip()!r} is saved.")
+        self._chosen()
+        self.presets.save(name)
 
     def use_as_default(self) -> None:
         """Make Segment work with these settings from now on, here and in sessions to come."""
+        self._chosen()
         settings = self.settings()
         presets.save_default(settings)
         for widget in QApplication.allWidgets():
@@ -325,6 +339,8 @@ class TuneWidget(QWidget):
         view, truth = self._view(), self._truth()
         if view is None or truth is None or truth.shape != view.layer.data.shape:
             self.box.say("Choose a truth layer of the same size first: labels known to be right.", show_error)
+            return
+        if self.box.worker is not None:
             return
         index = self._plane(view)
         if index not in view.document.planes:
@@ -344,11 +360,6 @@ class TuneWidget(QWidget):
     def export(self, path: str, chosen: str = "") -> None:
         """Save the nuclei; see `exporting.export`."""
         self.box.say(f"Saved {exporting.export(self._chosen(), path, chosen)}")
-
-    def _ask_to_save(self) -> None:
-        name, chosen = QInputDialog.getText(self, "Save preset", "Name of the preset:")
-        if chosen:
-            self.save_preset(name)
 
     def _ask_to_export(self) -> None:
         layer = self._chosen()
@@ -387,8 +398,6 @@ class TuneWidget(QWidget):
         value = layer.get_value(event.position, **shown, world=True)
         self.review.choose(int(value or 0))
 
-    def event(self, event: QEvent) -> bool:
-        """A closed dock only loses its parent."""
-        if event.type() == QEvent.ParentChange and self.parent() is None:
-            self.box.cancel()
-        return super().event(event)
+    def closed(self) -> None:
+        """Nobody waits for a sweep any more."""
+        self.box.cancel()

@@ -10,7 +10,9 @@ from napari_deepretina.errors import UserError
 EXTRA = "napari-deepretina[microscopes]"
 
 
-def open_microscope_file(path: Path, scene: int = 0) -> tuple[Any, str, tuple[float, float] | None, int]:
+def open_microscope_file(
+    path: Path, scene: int = 0
+) -> tuple[Any, str, tuple[float, float] | None, int, tuple[str, ...]]:
     """One scene of a file, not read yet.
 
     Parameters
@@ -23,6 +25,7 @@ def open_microscope_file(path: Path, scene: int = 0) -> tuple[Any, str, tuple[fl
     axes : a letter for each axis: T, C, Z, Y, X and S for the samples of a colour.
     pixel_size : height and width of a pixel in µm, if the file tells it.
     scenes : how many the file holds.
+    names : of the channels, if the file tells them.
 
     Raises
     ------
@@ -43,7 +46,8 @@ def open_microscope_file(path: Path, scene: int = 0) -> tuple[Any, str, tuple[fl
         image.set_scene(scene)
         size = image.physical_pixel_sizes
         pixel_size = (float(size.Y), float(size.X)) if size.Y and size.X else None
-        return image.dask_data, str(image.dims.order), pixel_size, len(scenes)
+        names = tuple(str(name) for name in image.channel_names or ())
+        return image.dask_data, str(image.dims.order), pixel_size, len(scenes), names
     except UserError:
         raise
     except UnsupportedFileFormatError:

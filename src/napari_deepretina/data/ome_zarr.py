@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from napari_deepretina.data.channel_names import of_omero
 from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.picture import MICROMETRES, Picture
 from napari_deepretina.errors import UserError
@@ -12,7 +13,7 @@ from napari_deepretina.errors import UserError
 
 def is_ome_zarr(path: Path) -> bool:
     """Whether a folder is a multiscale OME-Zarr image."""
-    return path.is_dir() and bool(_multiscales(path))
+    return path.is_dir() and bool(_attributes(path))
 
 
 def open_ome_zarr(path: Path, given: str = "") -> Picture:
@@ -29,7 +30,8 @@ def open_ome_zarr(path: Path, given: str = "") -> Picture:
     """
     import dask.array
 
-    told = _multiscales(path)
+    attributes = _attributes(path)
+    told = attributes.get("multiscales") if attributes else None
     if not told:
         raise UserError(f"{path} is not an OME-Zarr image")
     try:
@@ -42,7 +44,7 @@ def open_ome_zarr(path: Path, given: str = "") -> Picture:
     many = [i for i, extent in enumerate(level.shape) if extent > 1 or i >= level.ndim - 2]
     image = level[tuple(slice(None) if i in many else 0 for i in range(level.ndim))]
     told_axes = "".join(str(axes[i])[0].upper() for i in many)
-    return Picture(image, given or told_axes, _pixel_size(told[0], axes))
+    return Picture(image, given or told_axes, _pixel_size(told[0], axes), channels=of_omero(attributes))
 
 
 def _pixel_size(multiscale: dict[str, Any], axes: list[str]) -> tuple[float, float] | None:
@@ -56,15 +58,15 @@ def _pixel_size(multiscale: dict[str, Any], axes: list[str]) -> tuple[float, flo
     return y, x
 
 
-def _multiscales(path: Path) -> list[dict[str, Any]]:
-    """What the folder's metadata say of its images, in either version of the format."""
+def _attributes(path: Path) -> dict[str, Any]:
+    """What the folder's metadata say of its image, in either version of the format; {} if it holds none."""
     for name in ("zarr.json", ".zattrs"):
         try:
             content = parse_json((path / name).read_bytes())
         except (OSError, ValueError):
             continue
         attributes: Any = content.get("attributes", content) if isinstance(content, dict) else {}
-        found = (attributes.get("ome") or attributes).get("multiscales")
-        if isinstance(found, list) and found:
+        found = attributes.get("ome") or attributes
+        if isinstance(found, dict) and isinstance(found.get("multiscales"), list) and found["multiscales"]:
             return found
-    return []
+    return {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channel_names import of_ome
 from napari_deepretina.data.channels import MOST_CHANNELS
 from napari_deepretina.data.files import (
     MICROSCOPE_SUFFIXES,
@@ -71,12 +72,14 @@ class Picture:
         and T, are counted through by planes.
     pixel_size : height and width of a pixel in µm, if the file tells them.
     notes : what a person should know of how it was read.
+    channels : names of the channels, if the file tells them.
     """
 
     pixels: Any
     axes: str
     pixel_size: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -95,6 +98,11 @@ class Picture:
     def extent(self) -> tuple[int, ...]:
         """Planes along each of them; () for a single image."""
         return tuple(int(self.pixels.shape[i]) for i in self.plane_axes)
+
+    @property
+    def channel_count(self) -> int:
+        """Channels, or samples of a colour; 1 without such an axis."""
+        return int(self.pixels.shape[self.axes.index("C")]) if "C" in self.axes else 1
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -212,8 +220,9 @@ def read_picture(path: Path, wanted: Wanted = AS_TOLD) -> Picture:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     if kind in MICROSCOPE_SUFFIXES:
-        pixels, axes, size, scenes = open_microscope_file(path, wanted.series)
-        return _picture(pixels, axes, wanted, size, _told_of_series(scenes, wanted, "scenes"))
+        pixels, axes, size, scenes, names = open_microscope_file(path, wanted.series)
+        picture = _picture(pixels, axes, wanted, size, _told_of_series(scenes, wanted, "scenes"))
+        return replace(picture, channels=names)
     return decode_picture(read_bytes(path), str(path), wanted)
 
 
@@ -243,7 +252,8 @@ def _tiff(source: Path | io.BytesIO, name: str, wanted: Wanted) -> Picture:
                 pixels, notes = _turned(pixels), (*notes, "dark and bright change places, as the file says")
             if _has_alpha(file.pages.first, axes, pixels.shape):
                 pixels = pixels[..., :-1]
-        return _picture(pixels, axes, wanted, size, notes)
+            names = of_ome(file.ome_metadata) if file.is_ome else ()
+        return replace(_picture(pixels, axes, wanted, size, notes), channels=names)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except OSError:

@@ -82,3 +82,8 @@ def _chained(one: Mapping[K, tuple[V, V]], other: Mapping[K, tuple[V, V]]) -> di
     for key, (before, after) in other.items():
         joined[key] = (joined[key][0] if key in joined else before, after)
     return {key: pair for key, pair in joined.items() if pair[0] != pair[1]}
+
+
+def numbered(ids: Sequence[int]) -> str:
+    """Nuclei by their ids, in words."""
+    return f"nucleus {ids[0]}" if len(ids) == 1 else f"nuclei {', '.join(map(str, ids))}"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.document.changes import Change, Index, joined
+from napari_deepretina.data.regions import Region, with_regions
+from napari_deepretina.document.changes import Change, Index, joined, numbered
 from napari_deepretina.document.history import History
 from napari_deepretina.document.measure import Columns, measure
 from napari_deepretina.document.planes import TunedPlane, beside, laid_over
@@ -47,6 +48,7 @@ class Document:
     nuclei : records of the ids in `labels`; those that have none were drawn by a person.
     settings_of : of planes that were made with other settings.
     link : IoU from which on nuclei of neighbouring planes are one object; 0 for never.
+    regions : that nuclei were looked for in; () for the whole image.
 
     Attributes
     ----------
@@ -67,6 +69,7 @@ class Document:
         nuclei: Mapping[int, Nucleus] | None = None,
         settings_of: Mapping[Index, PostprocessSettings] | None = None,
         link: float = 0,
+        regions: Sequence[Region] = (),
     ) -> None:
         self.labels = room_for(labels.shape)
         self.labels[...] = labels
@@ -76,7 +79,7 @@ class Document:
         self.chosen = 0
         self.listeners: list[Listener] = []
         self.history = History()
-        self.settings, self.link = settings, link
+        self.settings, self.link, self.regions = settings, link, tuple(regions)
         self._settings = dict.fromkeys(self.planes, settings) | dict(settings_of or {})
         self._sizes = _pixels_of(self.labels)
         drawn = Nucleus("drawn", "person")
@@ -138,7 +141,8 @@ class Document:
         unit: str = "µm",
     ) -> Columns:
         """The whole table: `known`, then the measurements; see `measure` for parameters and columns."""
-        return self.known() | measure(self.labels, channels, pixel_size=pixel_size, unit=unit)
+        measured = measure(self.labels, channels, pixel_size=pixel_size, unit=unit)
+        return with_regions(self.known() | measured, self.regions)
 
     # ---- what a person does ----
 
@@ -209,7 +213,7 @@ class Document:
             for label, (_, values) in zip(chosen, pieces, strict=True)
         }
         values = np.concatenate([values for _, values in pieces])
-        return self._painted(f"split {_nuclei(chosen)}", where[order], values[order], new)
+        return self._painted(f"split {numbered(chosen)}", where[order], values[order], new)
 
     def put_in(self, box: tuple[int, int, int, int], found: Instances, index: Index = ()) -> Change:
         """Put what a second look found in place of what a box (x0, y0, x1, y1) of a plane holds.
@@ -393,7 +397,3 @@ def _pixels_of(values: NDArray[np.int32]) -> Counter[int]:
     """Pixels of each nucleus among some values of labels."""
     ids, counts = sizes_of(values)
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
-
-
-def _nuclei(ids: Sequence[int]) -> str:
-    return f"nucleus {ids[0]}" if len(ids) == 1 else f"nuclei {', '.join(map(str, ids))}"

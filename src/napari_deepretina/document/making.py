@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.regions import Region
 from napari_deepretina.document.changes import Index
 from napari_deepretina.document.document import Document
 from napari_deepretina.document.planes import TunedPlane
@@ -21,6 +22,7 @@ def of_result(
     settings: PostprocessSettings,
     classes: Sequence[str] = ("nucleus",),
     link: float = 0,
+    regions: Sequence[Region] = (),
 ) -> Document:
     """The document of what a run found.
 
@@ -29,7 +31,7 @@ def of_result(
     labels : (…, H, W) int32.
     made : by plane, its raw detections, the nuclei made of them, and the ids that these have in `labels`.
         Planes without raw detections cannot be tuned.
-    settings, classes, link : as for `Document`.
+    settings, classes, link, regions : as for `Document`.
     """
     nuclei: dict[int, Nucleus] = {}
     for _, instances, ids in made.values():
@@ -40,7 +42,7 @@ def of_result(
         for index, (raw, instances, ids) in made.items()
         if raw is not None
     }
-    return Document(labels, settings, planes, classes=classes, nuclei=nuclei, link=link)
+    return Document(labels, settings, planes, classes=classes, nuclei=nuclei, link=link, regions=regions)
 
 
 def copied(document: Document) -> Document:
@@ -58,6 +60,7 @@ def copied(document: Document) -> Document:
         nuclei=document.nuclei,
         settings_of=settings_of,
         link=document.link,
+        regions=document.regions,
     )
     twin.last_id = document.last_id
     return twin
@@ -95,6 +98,7 @@ def with_planes(old: Document, new: Document, indices: Sequence[Index]) -> Docum
         nuclei=nuclei,
         settings_of=settings_of,
         link=new.link,
+        regions=new.regions,
     )
     joined.last_id = max(joined.last_id, above + new.last_id)
     return joined

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.regions import Region
 from napari_deepretina.document.changes import Change, Index
 from napari_deepretina.document.document import Document
 from napari_deepretina.document.planes import TunedPlane
@@ -207,6 +208,7 @@ def _whole(document: Document, told: Mapping[str, Any], steps: Sequence[Change] 
             "last_id": document.last_id,
             "settings": document.settings.model_dump(),
             "link": document.link,
+            "regions": [region.model_dump() for region in document.regions],
         }
     )
     return arrays
@@ -229,6 +231,7 @@ def _document(arrays: Arrays) -> tuple[Document, dict[str, Any]]:
         settings_of={tuple(p["index"]): PostprocessSettings(**p["settings"]) for p in meta["planes"]},
         classes=meta["classes"],
         link=meta["link"],
+        regions=[Region(**region) for region in meta.get("regions", ())],
         nuclei={int(label): Nucleus(*record) for label, record in meta["nuclei"].items()},
     )
     document.last_id = max(document.last_id, meta["last_id"])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,12 @@ from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, remove, write_text
+from napari_deepretina.inference.asked import for_image
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, cluster, threads
-from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record
+from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record, key_of, reviewed
 from napari_deepretina.inference.plan import Plan, make_plan
-from napari_deepretina.inference.results import RUN, Places, write_joint, write_one
+from napari_deepretina.inference.results import RUN, Places, outcome_of, write_joint, write_one
 from napari_deepretina.inference.segment import Segmentation, segment_steps, select_channel
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
@@ -85,13 +84,23 @@ def segment_files(
         if problem := _in_the_way(places, sources, ledger, standing):
             raise UserError(problem)
         model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
-        journal = Journal(places.out, _key(model, settings))
+        journal = Journal(places.out, key_of(model.sha256, model.info, settings))
         result = BatchResult()
         if standing == "resume":
             result.done = _still_there(journal.read(), sources, places)
         ledger.claim([*places.joint(), *places.always()])
-        if not result.done:
+        if standing == "overwrite":
+            result.done = _still_there(reviewed(journal.stored()), sources, places)
+            if count := len(result.done):
+                one = count == 1
+                result.notes.append(
+                    f"{count} image{' was' if one else 's were'} reviewed by a person and "
+                    f"{'is' if one else 'are'} kept as {'it is' if one else 'they are'}"
+                )
+        if standing != "resume" or not result.done:
             journal.begin()
+            for record in result.done.values():
+                journal.add(record)
         result.before = len(result.done)
         if result.before:
             yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
@@ -140,8 +149,7 @@ class _Run:
     def go(self, sources: Sequence[Source], engine: Engine) -> Steps[None]:
         """All images: small ones together, large ones and stacks by themselves."""
         large: list[tuple[Source, Picture]] = []
-        work = partial(whole_images, self.settings)
-        for group, answers in engine.map(work, self._batches(sources, large, engine.batch)):
+        for group, answers in engine.map(_whole_images, self._batches(sources, large, engine.batch)):
             if isinstance(answers, UserError):
                 for source, _, _ in group:
                     yield self._skip(source, answers)
@@ -156,54 +164,63 @@ class _Run:
 
     def _batches(
         self, sources: Sequence[Source], large: list[tuple[Source, Picture]], most: int
-    ) -> Iterator[tuple[list[_Read], list[Any] | UserError]]:
+    ) -> Iterator[tuple[list[_Read], tuple[SegmentSettings, list[Any]] | UserError]]:
         """Small images in groups of one size; what is not small goes to `large`."""
         group: list[_Read] = []
         pixels: list[Any] = []
-        size: tuple[int, int] | None = None
+        alike: Any = None
         for source in sources:
             begun = time.perf_counter()
             try:
                 if other := self.ledger.foreign(self.places.of(source).values()):
                     raise UserError(f"{other[0]} is there already and {NOT_OURS}")
                 picture = source.read()
-                plan = self._plan(picture)
+                settings = self._settings(source, picture)
+                plan = self._plan(picture, settings)
             except UserError as error:
                 yield [(source, None, begun)], error
                 continue
             if plan is None:
                 large.append((source, picture))
                 if len(large) > 1:  # let it be done before more are read
-                    yield [], []
+                    yield [], (self.settings, [])
                 continue
-            if pixels and (plan.padded != size or len(pixels) >= most):
-                yield group, pixels
+            if pixels and ((plan.padded, settings) != alike or len(pixels) >= most):
+                yield group, (alike[1], pixels)
                 group, pixels = [], []
-            size = plan.padded
+            alike = plan.padded, settings
             group.append((source, picture, begun))
             pixels.append(np.asarray(picture.plane()))
         if pixels:
-            yield group, pixels
+            yield group, (alike[1], pixels)
 
-    def _plan(self, picture: Picture) -> Plan | None:
+    def _settings(self, source: Source, picture: Picture) -> SegmentSettings:
+        """What the settings mean for one image; UserError if it has no such channel or regions."""
+        return for_image(
+            self.settings, names=picture.channels, channels=picture.channel_count, image=source.name
+        )
+
+    def _plan(self, picture: Picture, settings: SegmentSettings) -> Plan | None:
         """How a small image will be laid out; None if it is large or a stack. UserError if it is neither."""
         for_one = picture.plane((0,) * len(picture.extent))
-        shape = check_image(select_channel(for_one, self.settings.channel))
+        shape = check_image(select_channel(for_one, settings.channel))
         info = self.model.info
         plan = make_plan(
             shape, info.architecture, trained_diameter=info.diameter, diameter=self.settings.diameter
         )
-        return None if picture.extent or needs_tiles(plan, self.settings.tile) else plan
+        alone = picture.extent or settings.regions or needs_tiles(plan, settings.tile)
+        return None if alone else plan
 
     def _large(self, source: Source, picture: Picture, engine: Engine) -> Steps[None]:
         begun = time.perf_counter()
         try:
             steps: Steps[Any]
+            settings = self._settings(source, picture)
             if picture.extent:
-                steps = segment_stack_steps(picture, self.model, self.settings, engine=engine)
+                steps = segment_stack_steps(picture, self.model, settings, engine=engine)
             else:
                 keep = self.places.hidden / "tiles"
-                steps = segment_steps(picture.plane(), self.model, self.settings, engine=engine, keep=keep)
+                steps = segment_steps(picture.plane(), self.model, settings, engine=engine, keep=keep)
             while True:
                 try:
                     yield Progress(self._done(next(steps).done), "")
@@ -217,7 +234,8 @@ class _Run:
 
     def _keep(self, source: Source, picture: Picture, answer: Done, begun: float) -> Progress:
         try:
-            record, paths = write_one(source, picture, answer, self.places, self.ledger)
+            outcome = outcome_of(answer, picture)
+            record, paths = write_one(source, picture, outcome, self.places, self.ledger)
         except UserError as error:
             return self._skip(source, error)
         seconds = round(time.perf_counter() - begun, 3)
@@ -241,12 +259,9 @@ class _Run:
         return (len(self.result.done) + len(self.result.skipped) + within) / max(1, self.count)
 
 
-def _key(model: LoadedModel, settings: SegmentSettings) -> str:
-    """Equal for runs that give the same results, whatever device they run on."""
-    decides = settings.model_dump(mode="json", exclude={"device", "weights"})
-    decides |= settings.postprocessing(model.info).model_dump(mode="json")
-    text = json.dumps([model.sha256, decides], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _whole_images(model: LoadedModel, item: tuple[SegmentSettings, list[Any]]) -> list[Segmentation]:
+    settings, images = item
+    return whole_images(settings, model, images)
 
 
 def _still_there(records: dict[str, Record], sources: Sequence[Source], places: Places) -> dict[str, Record]:
@@ -277,7 +292,8 @@ def _write_run(
     images = {r.name: r.told for r in records}
     run |= {"settings": settings.model_dump(mode="json") | run.get("settings", {}), **more, "images": images}
     if last:
-        run["settings"] |= {k: getattr(settings, k) for k in ("device", "channel")}
+        asked = settings.model_dump(mode="json")
+        run["settings"] |= {k: asked[k] for k in ("device", "channel", "regions")}
     write_text(path, json.dumps(run, indent=2))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, exists, refuse_inputs, write_text
+from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.instances import Instances, rle
+from napari_deepretina.model.weights import WeightsInfo
 
 NOT_OURS = "was not written by an earlier run here, so it is not replaced: move it, or choose another folder"
 
@@ -37,7 +40,7 @@ class Entry:
         return {
             "name": self.name, "file_name": self.file_name, "shape": list(found.shape),
             "rle": rle.encode(found), "scores": found.scores.tolist(), "classes": found.classes.tolist(),
-            "votes": found.votes.tolist(),
+            "votes": found.votes.tolist(), "ids": found.ids.tolist(),
         }  # fmt: skip
 
     @classmethod
@@ -50,6 +53,8 @@ class Entry:
             classes=np.array(told["classes"], np.int32),
             votes=np.array(told["votes"], np.int32),
         )
+        if "ids" in told:  # earlier versions did not keep them
+            found = replace(found, ids=np.array(told["ids"], np.int64))
         return cls(told["name"], found, told["file_name"])
 
 
@@ -101,14 +106,17 @@ class Journal:
                 f"{self._path.parent.parent} holds results of other settings or weights; choose another "
                 "folder, or pass --overwrite to begin anew"
             )
-        records = {}
-        for line in lines:
-            try:
-                record = Record.from_line(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # the crash tore it
-            records[record.name] = record
-        return records
+        return _records(lines)
+
+    def stored(self) -> dict[str, Record]:
+        """Records by name, whichever settings they were made with."""
+        if not self._path.exists():
+            return {}
+        return _records(self._path.read_text("utf-8", errors="replace").splitlines()[1:])
+
+    def is_begun(self) -> bool:
+        """Whether there is a journal."""
+        return self._path.exists()
 
     def begin(self) -> None:
         """Forget all."""
@@ -121,6 +129,36 @@ class Journal:
                 file.write("\n" + record.line() + "\n")
         except OSError as error:
             raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
+
+
+def _records(lines: Iterable[str]) -> dict[str, Record]:
+    """The last whole record of each image."""
+    records = {}
+    for line in lines:
+        try:
+            record = Record.from_line(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # the crash tore it
+        records[record.name] = record
+    return records
+
+
+def reviewed(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Those that a person worked on."""
+    return {name: record for name, record in records.items() if record.told.get("review")}
+
+
+def key_of(sha256: str, info: WeightsInfo, settings: SegmentSettings) -> str:
+    """Equal for runs that give the same results, whatever device they run on.
+
+    Parameters
+    ----------
+    sha256, info : of the weights.
+    """
+    decides = settings.model_dump(mode="json", exclude={"device", "weights"})
+    decides |= settings.postprocessing(info).model_dump(mode="json")
+    text = json.dumps([sha256, decides], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,104 @@ from napari_deepretina.errors import UserError
 
 LAZY_FROM = 4_000_000
 """Planes of more pixels are not read before they are needed, part by part."""
-_COLOURS = ("red", "green", "blue")
+COLOURS = ("red", "green", "blue")
+CHANNELS, PLANES = "channels", "planes"
+_NAMES = {
+    CHANNELS: ("c", "ch", "channel", "channels", "colour", "color"),
+    PLANES: ("z", "t", "time", "frame", "slice", "plane", "depth", "stack"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of an array are.
+
+    Attributes
+    ----------
+    shape : of the array.
+    rgb : whether the last axis is RGB(A).
+    y, x : the axes of rows and of columns.
+    channels : the axis of channels or of RGB(A); None if there is none.
+    unsure : a short axis that holds channels or planes, and nothing says which; None if there is none.
+    names : of the axes, "" where nobody gave one.
+    """
+
+    shape: tuple[int, ...]
+    rgb: bool
+    y: int
+    x: int
+    channels: int | None
+    unsure: int | None
+    names: tuple[str, ...]
+
+    @property
+    def plane_axes(self) -> tuple[int, ...]:
+        """The axes that planes are counted along, with the one that may hold channels instead."""
+        return tuple(i for i in range(len(self.shape)) if i not in (self.y, self.x, self.channels))
+
+    @property
+    def either(self) -> int | None:
+        """The axis on which a channel may be chosen."""
+        return self.unsure if self.channels is None else self.channels
+
+    def channel_choices(self, names: Sequence[str] = ()) -> list[tuple[str, int | None]]:
+        """What a person may choose: (text, channel); None stands for the image as it is shown.
+
+        Parameters
+        ----------
+        names : of the channels, where the file gave any.
+        """
+        if self.rgb:
+            return [("colour", None), *((name, i) for i, name in enumerate(COLOURS))]
+        axis = self.either
+        count = 0 if axis is None else self.shape[axis]
+        told = list(names) if len(names) == count else [f"channel {i}" for i in range(count)]
+        numbers: list[tuple[str, int | None]] = [(text, i) for i, text in enumerate(told)]
+        return numbers if axis is not None and axis > self.x else [("as shown", None), *numbers]
+
+    def told(self, kind: str) -> Layout:
+        """The same when somebody says what the unsure axis holds: `CHANNELS` or `PLANES`."""
+        if self.unsure is None or kind not in (CHANNELS, PLANES):
+            return self
+        return replace(self, channels=self.unsure if kind == CHANNELS else None, unsure=None)
+
+
+def layout_of(shape: Sequence[int], *, rgb: bool, names: Sequence[str] = ()) -> Layout:
+    """What the axes of an array are, from its names of axes and its shape.
+
+    An axis with the name of channels holds them. Without names, a last axis too short for columns holds
+    channels, and a first one that is short is `unsure`.
+
+    Raises
+    ------
+    UserError
+        If it has fewer than two axes besides RGB(A).
+    """
+    shape, count = tuple(int(n) for n in shape), len(shape)
+    if count - rgb < 2:
+        raise UserError(f"an image needs two axes, this one has shape {shape}")
+    given = tuple(_plain(names[i]) if i < len(names) else "" for i in range(count))
+    channels: int | None = count - 1 if rgb else None
+    if not rgb and count > 2:
+        named = [i for i, name in enumerate(given) if name in _NAMES[CHANNELS]]
+        short_end = shape[-1] <= MOST_CHANNELS < min(shape[-3:-1])
+        channels = named[0] if named else count - 1 if short_end and given[-1] in ("", "x") else None
+    y, x = [i for i in range(count) if i != channels][-2:]
+    if any(name in ("y", "x") and i not in (y, x) for i, name in enumerate(given)):
+        raise UserError(
+            f"the axes are {', '.join(name or '?' for name in given)}: rows (y) and columns (x) must come "
+            "last; move them there first"
+        )
+    unsure = None
+    if channels is None and count > 2 and shape[0] <= MOST_CHANNELS and given[0] not in _NAMES[PLANES]:
+        unsure = 0
+    return Layout(shape, rgb, y, x, channels, unsure, given)
+
+
+def _plain(name: str) -> str:
+    """A name of an axis in small letters; napari's own numbers, such as -3 or axis -3, are no names."""
+    text = str(name).strip().lower()
+    return "" if text.removeprefix("axis").strip().lstrip("-").isdigit() else text
 
 
 @dataclass(frozen=True)
@@ -34,59 +131,24 @@ class Plane:
     index: tuple[int | None, ...]
 
 
-def channel_axis(shape: Sequence[int], *, rgb: bool) -> int | None:
-    """The axis that looks like channels: the last or the first one, if short; None if neither is."""
-    if rgb:
-        return len(shape) - 1
-    if len(shape) < 3:
-        return None
-    if shape[-1] <= MOST_CHANNELS < min(shape[-3:-1]):
-        return len(shape) - 1
-    return 0 if shape[0] <= MOST_CHANNELS else None
-
-
-def channel_choices(shape: Sequence[int], *, rgb: bool) -> list[tuple[str, int | None]]:
-    """What a person may choose: (text, channel); None stands for the image as it is shown."""
-    if rgb:
-        return [("colour", None), *((name, i) for i, name in enumerate(_COLOURS))]
-    axis = channel_axis(shape, rgb=False)
-    numbers = [(f"channel {i}", i) for i in range(shape[axis])] if axis is not None else []
-    if axis is not None and axis == len(shape) - 1:
-        return list(numbers)
-    return [("as shown", None), *numbers]
-
-
-def plane_axes(shape: Sequence[int], *, rgb: bool, channel: int | None = None) -> list[int]:
-    """The axes that planes are counted along: all but y, x, and that of channels where it is one.
-
-    A short axis that may hold channels or planes (see `channel_axis`) counts unless a channel is chosen on
-    it, or it is the last one.
-    """
-    y, x = _rows_and_columns(shape, rgb=rgb)
-    channels = channel_axis(shape, rgb=rgb)
-    taken = {y, x} | ({channels} if channels is not None and (channel is not None or channels > x) else set())
-    return [i for i in range(len(shape)) if i not in taken]
-
-
-def take_plane(data: Any, *, rgb: bool, step: Sequence[int], channel: int | None = None) -> Plane:
+def take_plane(data: Any, layout: Layout, *, step: Sequence[int], channel: int | None = None) -> Plane:
     """Read the plane that is shown.
 
     Parameters
     ----------
-    data : numpy, dask or zarr array, (…, y, x), (…, y, x, RGB(A)) or with a short channel axis.
-    rgb : whether the last axis is RGB(A).
+    data : numpy, dask or zarr array with this layout.
     step : position on each axis but RGB, e.g. the viewer's; those on y and x do not matter.
-    channel : position on `channel_axis`; None takes `step` there, or all of RGB(A).
+    channel : position on the axis of channels, or the one that may be; None takes `step` there, or all of
+        RGB(A).
 
     Raises
     ------
     UserError
-        If the array has fewer than two axes, or no such channel.
+        If there is no such channel.
     """
-    shape = tuple(data.shape)
-    y, x = _rows_and_columns(shape, rgb=rgb)
-    index = _index(shape, (y, x), rgb=rgb, step=step, channel=channel)
-    large = shape[y] * shape[x] > LAZY_FROM
+    y, x = layout.y, layout.x
+    index = _index(layout, (y, x), step=step, channel=channel)
+    large = layout.shape[y] * layout.shape[x] > LAZY_FROM
     taken = (_lazy(data) if large else data)[tuple(slice(None) if i is None else i for i in index)]
     return Plane(taken if large else np.asarray(taken), (y, x), tuple(index))
 
@@ -108,14 +170,20 @@ class Stack:
 
 
 def take_stack(
-    data: Any, *, rgb: bool, step: Sequence[int], along: int, channel: int | None = None, letter: str = "Z"
+    data: Any,
+    layout: Layout,
+    *,
+    step: Sequence[int],
+    along: int,
+    channel: int | None = None,
+    letter: str = "Z",
 ) -> Stack:
     """Planes along an axis; on axes besides, those that are shown.
 
     Parameters
     ----------
-    data, rgb, step, channel : as of `take_plane`.
-    along : one of `plane_axes`.
+    data, layout, step, channel : as of `take_plane`.
+    along : one of the layout's plane axes.
     letter : what the axis is called: Z, T …
 
     Raises
@@ -123,40 +191,35 @@ def take_stack(
     UserError
         If there is no such axis or channel.
     """
-    shape = tuple(data.shape)
-    if along not in plane_axes(shape, rgb=rgb, channel=channel):
-        raise UserError(f"axis {along} of the image of shape {shape} does not count planes")
-    y, x = _rows_and_columns(shape, rgb=rgb)
-    index = _index(shape, (along, y, x), rgb=rgb, step=step, channel=channel)
+    taken_by = layout.either if channel is not None else None
+    if along not in layout.plane_axes or along == taken_by:
+        raise UserError(f"axis {along} of the image of shape {layout.shape} does not count planes")
+    kept = (along, layout.y, layout.x)
+    index = _index(layout, kept, step=step, channel=channel)
     taken = _lazy(data)[tuple(slice(None) if i is None else i for i in index)]
-    return Stack(Picture(taken, f"{letter}YX" + ("C" if rgb else "")), (along, y, x), tuple(index))
-
-
-def _rows_and_columns(shape: Sequence[int], *, rgb: bool) -> tuple[int, int]:
-    if len(shape) - rgb < 2:
-        raise UserError(f"an image needs two axes, this one has shape {tuple(shape)}")
-    axis = channel_axis(shape, rgb=rgb)
-    last = axis is not None and axis == len(shape) - 1
-    return (len(shape) - 3, len(shape) - 2) if last else (len(shape) - 2, len(shape) - 1)
+    rgb = "C" if layout.rgb and channel is None else ""
+    letters = dict(zip(kept, f"{letter}YX", strict=True))
+    axes = "".join(letters[i] for i in sorted(kept)) + rgb
+    return Stack(Picture(taken, axes), kept, tuple(index))
 
 
 def _index(
-    shape: Sequence[int], kept: Sequence[int], *, rgb: bool, step: Sequence[int], channel: int | None
+    layout: Layout, kept: Sequence[int], *, step: Sequence[int], channel: int | None
 ) -> list[int | None]:
     """Position on each axis, None on those that are kept whole."""
-    axis = channel_axis(shape, rgb=rgb)
-    if channel is not None and (axis is None or channel >= shape[axis]):
-        raise UserError(f"the image of shape {tuple(shape)} has no channel {channel}")
-    index: list[int | None] = [None] * len(shape)
-    for i in range(len(shape)):
+    axis = layout.either
+    if channel is not None and (axis is None or channel >= layout.shape[axis]):
+        raise UserError(f"the image of shape {layout.shape} has no channel {channel}")
+    index: list[int | None] = [None] * len(layout.shape)
+    for i, n in enumerate(layout.shape):
         if i not in kept:
-            index[i] = int(np.clip(step[i] if i < len(step) else 0, 0, shape[i] - 1))
-    if rgb:
+            index[i] = int(np.clip(step[i] if i < len(step) else 0, 0, n - 1))
+    if layout.rgb:
         index[-1] = None
     if channel is not None and axis is not None:
         index[axis] = channel
-    elif axis == len(shape) - 1 and not rgb:
-        index[-1] = 0
+    elif layout.channels is not None and layout.channels > layout.x and not layout.rgb:
+        index[layout.channels] = 0
     return index
 
 

@@ -9,11 +9,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_deepretina.data.ours import RESULT
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.export.coco import write_coco
 from napari_deepretina.export.features import cell, write_features
+from napari_deepretina.export.geojson import write_geojson
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels, write_labels_zarr
@@ -24,7 +26,7 @@ from napari_deepretina.inference.sources import Source
 from napari_deepretina.inference.stacks import StackSegmentation
 from napari_deepretina.instances import Instances
 
-FORMATS = ("labels", "zarr", "rle", "coco", "polygons", "rois", "features", "overlay")
+FORMATS = ("labels", "zarr", "rle", "coco", "polygons", "rois", "geojson", "features", "overlay")
 
 JOINT_FILES = {
     "rle": "submission.csv",
@@ -36,12 +38,18 @@ JOINT_FILES = {
 SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = (
     "image", "planes", "nuclei", "area_mean", "area_median", "covered", "intensity_nuclei",
-    "intensity_background",
+    "intensity_background", "nuclei_reviewed", "reviewed",
 )  # fmt: skip
 RUN = "run.json"
-_ENDINGS = {"labels": ".tif", "zarr": ".zarr", "rois": "_rois.zip", "overlay": "_overlay.png"}
-_BESIDE = {"labels": ".tif", "zarr": ".zarr", "rois": ".zip", "overlay": ".png"}
-"""The same beside images, after `RESULT`: no two formats share a suffix."""
+_ENDINGS = {
+    "labels": ".tif",
+    "zarr": ".zarr",
+    "rois": "_rois.zip",
+    "geojson": ".geojson",
+    "overlay": "_overlay.png",
+}
+_BESIDE = {"labels": ".tif", "zarr": ".zarr", "rois": ".zip", "geojson": ".geojson", "overlay": ".png"}
+"""Beside images these follow `RESULT`: no two formats share a suffix."""
 _BAND_PIXELS = 2**24
 
 
@@ -92,8 +100,50 @@ class Places:
         return [p for p in wanted if exists(p)]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What is to be written of one image.
+
+    Attributes
+    ----------
+    labels : (…, H, W) int32, or the instances of a single image, which are painted in bands.
+    axes : a letter for each axis of the labels.
+    planes : position and instances of each plane that was done; ((), instances) of a single image.
+    channel : that was looked at; its intensities stand in the summary.
+    classes : names of classes 1…C.
+    table : columns of the table of nuclei.
+    told : what run.json says of the image.
+    reviewed : nuclei that a person has looked at, and whether the image is marked as done.
+    """
+
+    labels: Any
+    axes: str
+    planes: Sequence[tuple[tuple[int, ...], Instances]]
+    channel: int | str | None
+    classes: Sequence[str]
+    table: dict[str, NDArray[Any]]
+    told: dict[str, Any]
+    reviewed: tuple[int, bool] = (0, False)
+
+
+def outcome_of(done: Segmentation | StackSegmentation, picture: Picture) -> Outcome:
+    """What is written of an image as a run left it."""
+    notes = [*picture.notes, *done.provenance()["notes"]]
+    told = {"nuclei": done.count, **done.provenance()["seconds"]} | ({"notes": notes} if notes else {})
+    if isinstance(done, StackSegmentation):
+        table = done.features(picture.plane, pixel_size=picture.pixel_size)
+        classes = next((p.weights["classes"] for p in done.planes.values()), "nucleus").split("\n")
+        planes = [(index, plane.instances) for index, plane in done.planes.items()]
+        told["planes"] = len(planes)
+        return Outcome(done.labels, done.axes, planes, done.settings.channel, classes, table, told)
+    table = done.features(picture.plane(()), pixel_size=picture.pixel_size)
+    classes = done.weights["classes"].split("\n")
+    planes = [((), done.instances)]
+    return Outcome(done.instances, "YX", planes, done.settings.channel, classes, table, told)
+
+
 def write_one(
-    source: Source, picture: Picture, done: Segmentation | StackSegmentation, places: Places, ledger: Ledger
+    source: Source, picture: Picture, outcome: Outcome, places: Places, ledger: Ledger
 ) -> tuple[Record, list[Path]]:
     """Write an image's own files; gives what is to be remembered, and the files.
 
@@ -102,41 +152,30 @@ def write_one(
     UserError
         If a file stands there that no run wrote, or one cannot be written.
     """
-    stack = isinstance(done, StackSegmentation)
-    labels: Any = done.labels if isinstance(done, StackSegmentation) else done.instances
-    axes = done.axes if isinstance(done, StackSegmentation) else "YX"
     written = places.of(source)
-    planes = done.planes if isinstance(done, StackSegmentation) else [()]
-    ledger.claim([p for index in planes for p in places.of(source, _suffix(index)).values()])
+    suffixes = [_suffix(index) for index, _ in outcome.planes]
+    ledger.claim([p for suffix in suffixes for p in places.of(source, suffix).values()])
     if "labels" in written:
-        write_labels(labels, written["labels"], axes=axes, pixel_size=picture.pixel_size)
+        write_labels(outcome.labels, written["labels"], axes=outcome.axes, pixel_size=picture.pixel_size)
     if "zarr" in written:
-        write_labels_zarr(labels, written["zarr"], axes)
+        write_labels_zarr(outcome.labels, written["zarr"], outcome.axes)
     entries, values = [], []
     paths = [p for f, p in written.items() if f in ("labels", "zarr")]
-    for index, plane in done.planes.items() if isinstance(done, StackSegmentation) else [((), done)]:
-        suffix = _suffix(index)
+    for suffix, (index, instances) in zip(suffixes, outcome.planes, strict=True):
         own = places.of(source, suffix)
-        image = select_channel(picture.plane(index), done.settings.channel)
+        image = select_channel(picture.plane(index), outcome.channel)
         if "rois" in own:
-            write_rois(plane.instances, own["rois"], plane=index[-1] if index else None)
+            write_rois(instances, own["rois"], plane=index[-1] if index else None)
+        if "geojson" in own:
+            write_geojson(instances, own["geojson"], outcome.classes)
         if "overlay" in own:
-            write_image(overlay(np.asarray(image), plane.labels), own["overlay"], result=True)
-        paths += [own[f] for f in ("rois", "overlay") if f in own]
-        file_name = _with_suffix(source.file_name, suffix)
-        entries.append(Entry(source.name + suffix, plane.instances, file_name))
-        values.append(_intensities(image, plane.instances))
-    images: Any = picture.plane if isinstance(done, StackSegmentation) else picture.plane(())
-    features = done.features(images, pixel_size=picture.pixel_size)
-    table = {name: [cell(v) for v in values.tolist()] for name, values in features.items()}
-    summary = _summary(source.name, features["area"], entries, values)
-    told = done.provenance()
-    about = {"nuclei": done.count, **told["seconds"], "where": source.where}
-    notes = [*picture.notes, *told["notes"]]
-    about |= {"notes": notes} if notes else {}
-    if stack:
-        about["planes"] = len(entries)
-    return Record(source.name, entries, table, summary, about), paths
+            write_image(overlay(np.asarray(image), instances.to_labels()), own["overlay"], result=True)
+        paths += [own[f] for f in ("rois", "geojson", "overlay") if f in own]
+        entries.append(Entry(source.name + suffix, instances, _with_suffix(source.file_name, suffix)))
+        values.append(_intensities(image, instances))
+    table = {name: [cell(v) for v in column.tolist()] for name, column in outcome.table.items()}
+    summary = _summary(source.name, outcome.table["area"], entries, values, outcome.reviewed)
+    return Record(source.name, entries, table, summary, {**outcome.told, "where": source.where}), paths
 
 
 def _with_suffix(file_name: str, plane: str) -> str:
@@ -168,7 +207,11 @@ def _intensities(image: Any, instances: Instances) -> tuple[float, int, float, i
 
 
 def _summary(
-    name: str, areas: Any, entries: Sequence[Entry], values: Sequence[tuple[float, int, float, int]]
+    name: str,
+    areas: Any,
+    entries: Sequence[Entry],
+    values: Sequence[tuple[float, int, float, int]],
+    reviewed: tuple[int, bool],
 ) -> dict[str, Any]:
     """A row of the summary: counts, areas in pixels, mean grey values."""
     inside, pixels, outside, rest = np.sum(np.array(values, float).reshape(-1, 4), axis=0).tolist()
@@ -182,6 +225,8 @@ def _summary(
         round(pixels / max(1, pixels + rest), 6),
         round(inside / pixels, 4) if pixels else "",
         round(outside / rest, 4) if rest else "",
+        reviewed[0],
+        "yes" if reviewed[1] else "no",
     )
     return dict(zip(SUMMARY_COLUMNS, values_of, strict=True))
 
@@ -203,7 +248,7 @@ def write_joint(records: Sequence[Record], places: Places, classes: Sequence[str
     for name in (f for f in JOINT_FILES if f in places.formats):
         joint[name](places.out / JOINT_FILES[name])
     with written_whole(places.out / SUMMARY) as part, open_csv(part) as file:
-        rows = csv.DictWriter(file, SUMMARY_COLUMNS, lineterminator="\n")
+        rows = csv.DictWriter(file, SUMMARY_COLUMNS, lineterminator="\n", extrasaction="ignore")
         rows.writeheader()
         rows.writerows(r.summary for r in records)
     return [*written, places.out / SUMMARY]

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina import __version__
+from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.reading import Reading
+from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, measure_instances
 from napari_deepretina.document.records import known_columns, records_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.inference.asked import for_image, regions_of
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -90,14 +93,16 @@ class Segmentation:
         dict
             ``index`` (the label), ``state``, ``source``, ``score``, ``votes`` (views that saw it), ``class``
             (name), ``area`` (pixels), then what `napari_deepretina.document.measure` gives. Channels are
-            called ``intensity``, ``red`` …, ``channel_0`` ….
+            called ``intensity``, ``red`` …, ``channel_0`` …. ``region`` comes last, where only regions were
+            looked at.
         """
         found = self.instances
         names = self.weights["classes"].split("\n")
         areas = dict(zip(found.ids.tolist(), found.areas.tolist(), strict=True))
         known = known_columns(found.ids, records_of(found, found.ids), areas, names)
         channels = channels_of(image) if image is not None else {}
-        return known | measure_instances(found, channels, pixel_size=pixel_size)
+        table = known | measure_instances(found, channels, pixel_size=pixel_size)
+        return with_regions(table, regions_of(self.settings))
 
     def provenance(self) -> dict[str, Any]:
         """What is needed to repeat the run: versions, weights, settings, device."""
@@ -160,6 +165,7 @@ def segment_steps(
     """
     begun = time.perf_counter()
     views = resolve_views(settings.tta)
+    settings = for_image(settings, channels=image.shape[2] if image.ndim == 3 else 1)
     image = select_channel(image, settings.channel)
     options: dict[str, Any] = {
         "diameter": settings.diameter,
@@ -171,13 +177,14 @@ def segment_steps(
         check_image(image), model.info.architecture, trained_diameter=model.info.diameter,
         diameter=settings.diameter,
     )  # fmt: skip
-    tiled = needs_tiles(plan, settings.tile)
+    regions = regions_of(settings)
+    tiled = bool(regions) or needs_tiles(plan, settings.tile)
     reading = yield from choose_reading(model, image, plan, settings)
     options["whole"] = Whole(reading)
     adapt = partial(adapted_scale, model, settings)
     steps: Steps[Prediction]
     if tiled:
-        more: dict[str, Any] = {"engine": engine, "keep": keep, "adapt": adapt}
+        more: dict[str, Any] = {"engine": engine, "keep": keep, "adapt": adapt, "regions": regions}
         steps = predict_tiled(model, image, side=settings.tile, **more, **options)
     else:
         steps = _adapted(model, np.asarray(image), adapt, options)
@@ -249,7 +256,7 @@ def segment_together(
     images: Sequence[NDArray[Any]], model: LoadedModel, settings: SegmentSettings
 ) -> list[Segmentation]:
     """Small images of one size, in one call of the network where each is looked at once."""
-    if len(images) <= 1 or settings.tta != "none":
+    if len(images) <= 1 or settings.tta != "none" or settings.regions is not None:
         return [drain(segment_steps(image, model, settings)) for image in images]
     begun = time.perf_counter()
     limits = strict_limits(settings.postprocessing(model.info))
@@ -342,11 +349,12 @@ def strict_limits(chosen: PostprocessSettings) -> Limits:
     )
 
 
-def select_channel(image: NDArray[Any], channel: int | None) -> NDArray[Any]:
+def select_channel(image: NDArray[Any], channel: int | str | None) -> NDArray[Any]:
     """One channel of (H, W, C), or the image as it is; UserError if there is no such channel."""
     if channel is None:
         return image
     channels = image.shape[2] if image.ndim == 3 else 1
+    channel = number_of(channel, (), channels)
     if image.ndim not in (2, 3) or channel >= channels:
         raise UserError(
             f"channel {channel} was asked for, but the image of shape {image.shape} has {channels}, "

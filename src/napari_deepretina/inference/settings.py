@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from napari_deepretina.data.regions import Region
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.views import View
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo
@@ -23,9 +24,9 @@ class SegmentSettings(PostprocessSettings):
     """Test-time views: none, flips, flips-rotations, deep-retina, or a .json list of views."""
     channel_shift_seed: int | None = Field(default=None, ge=0)
     """Given, views shift their colour channels at random, as the original meant to; none leaves them."""
-    channel: int | None = Field(default=None, ge=0)
-    """Position on the last axis of the channel to look at; none takes grey and photographs as they are, and
-    of other channels the one that shows most."""
+    channel: Annotated[int, Field(ge=0)] | str | None = None
+    """The channel to look at: its number, counted from 0, or its name where the file tells it; none takes
+    grey and photographs as they are, and of other channels the one that shows most."""
     intensity: str = "auto"
     """auto leaves padding and glare out of the range of intensities, and takes colours on a dark ground
     apart; plain takes 1 to 99.8 % of all values; LOW:HIGH, such as 100:4000, takes these."""
@@ -36,6 +37,9 @@ class SegmentSettings(PostprocessSettings):
     its square."""
     planes: str = "all"
     """Stacks: all planes, one by its number, or a range such as 3:9, counted from 0, the end left out."""
+    regions: str | tuple[Region, ...] | None = None
+    """Look for nuclei only inside these: a GeoJSON file as QuPath writes it, or a folder with NAME.geojson
+    for each image; none looks everywhere."""
     link: float = Field(default=0, ge=0, le=1)
     """Stacks: nuclei of neighbouring planes with at least this overlap (IoU) get one id, as 3D objects or
     tracks; 0 leaves planes apart."""
@@ -46,6 +50,11 @@ class SegmentSettings(PostprocessSettings):
     adapt: bool = True
     """Where no diameter is given and the nuclei found are much smaller or larger than those that the network
     knows, look once more at the image, enlarged or reduced."""
+
+    @field_validator("channel", mode="before")
+    @classmethod
+    def _number(cls, channel: Any) -> Any:
+        return int(channel) if isinstance(channel, str) and channel.strip().isdecimal() else channel
 
     def postprocessing(self, info: WeightsInfo) -> PostprocessSettings:
         """The part for post-processing; what was not chosen is taken from the weights' own advice."""

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from napari_deepretina.data.channels import check_image, overview
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.data.reading import Reading, readings
+from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, joined, measure_instances
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.inference.asked import for_image, regions_of
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, threads
 from napari_deepretina.inference.linking import Linker
@@ -105,7 +107,8 @@ class StackSegmentation:
         table = joined(measured)
         areas = dict(zip(table["index"].tolist(), table["area"].tolist(), strict=True))
         names = next(iter(self.planes.values())).weights["classes"].split("\n")
-        return known_columns(table["index"], nuclei, areas, names) | table
+        table = known_columns(table["index"], nuclei, areas, names) | table
+        return with_regions(table, regions_of(self.settings))
 
     def provenance(self) -> dict[str, Any]:
         """What is needed to repeat the run, as of `Segmentation`."""
@@ -174,6 +177,7 @@ def segment_stack_steps(
     UserError
         If there are no such planes or channels.
     """
+    settings = for_image(settings, names=picture.channels, channels=picture.channel_count)
     indices = list(picture.indices(settings.planes))
     yield Progress(0.0, "looking over the stack")
     settings, told = yield from _in_one_channel(picture, indices, model, settings)
@@ -228,7 +232,7 @@ def _in_one_channel(
     return settings.model_copy(update={"channel": reading.channels[0]}), [reading.note]
 
 
-def _brightness(picture: Picture, indices: Sequence[Index], channel: int | None) -> Reading:
+def _brightness(picture: Picture, indices: Sequence[Index], channel: int | str | None) -> Reading:
     """How a stack is read as a whole, told from a few of its planes."""
     chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
     seen = [overview(select_channel(picture.plane(indices[i]), channel))[::2, ::2] for i in chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import overview
 from napari_deepretina.data.reading import Reading, readings
+from napari_deepretina.data.regions import Region, inside_any
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -91,6 +92,7 @@ def predict_tiled(
     engine: Engine | None = None,
     keep: Path | None = None,
     adapt: Callable[[list[RawInstances], Plan], float | None] | None = None,
+    regions: Sequence[Region] = (),
     **options: Any,
 ) -> Steps[Prediction]:
     """As `predict`, tile by tile: the whole image is never in memory unless it was.
@@ -106,6 +108,7 @@ def predict_tiled(
     engine : does several tiles at a time; by default one after the other is done here.
     keep : folder for tiles that are done: the same call goes on where an earlier one was interrupted.
     adapt : given what a few tiles hold, tells the scale for all of them, or None to leave it.
+    regions : look only where these are, and keep only detections whose middle lies in one of them.
     **options : of `predict`.
 
     Yields
@@ -123,11 +126,11 @@ def predict_tiled(
     image_digest, reading = _looked_over(image)
     options["whole"] = options.get("whole") or Whole(reading)
     diameter = options.pop("diameter", None)
-    cut = partial(_cut, side=side, origin=origin)
+    cut = partial(_cut, side=side, origin=origin, regions=regions)
     plan, looked, fellows = yield from _scaled(model, image, cut, diameter, adapt, options)
-    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, options.values()))
+    fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, (*options.values(), *regions)))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
-    run = _Run(plan, cut(plan), model.device, store, store.read() if store else {})
+    run = _Run(plan, cut(plan), model.device, store, store.read() if store else {}, regions)
     options["whole"] = replace(options["whole"], fellows=fellows)
     if diameter is None:
         run.notes += _size_note(plan, model.info.architecture.usual_scale(min(plan.shape)))
@@ -137,7 +140,8 @@ def predict_tiled(
         yield run.take(number, before)
     yield from _look_at_all(model, image, run, options, engine)
     empty = f", {len(run.empty)} of them empty" if run.empty else ""
-    run.notes.append(f"{len(run.tiles)} tiles{empty}")
+    many = f"{len(run.tiles)} tile{'s' if len(run.tiles) != 1 else ''}"
+    run.notes.append(f"{_several(regions)}{many}{empty}")
     done = run.joined()
     if store:
         store.discard()
@@ -161,6 +165,7 @@ class _Run:
     device: torch.device
     store: TileStore | None
     found: dict[int, RawInstances]
+    regions: Sequence[Region] = ()
     empty: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
@@ -169,6 +174,8 @@ class _Run:
         self.device = answer.device
         self.notes += [n for n in answer.notes if n not in self.notes]
         raw = _kept(answer.raw, self.tiles[number], number, self.plan.shape, NEAR / _zoom(self.plan))
+        middles = (raw.boxes[:, :2] + raw.boxes[:, 2:]) / 2
+        raw = raw[np.flatnonzero(inside_any(self.regions, middles))]
         self.found[number] = raw
         if self.store:
             self.store.write(number, raw)
@@ -192,10 +199,32 @@ def _zoom(plan: Plan) -> float:
     return plan.scaled[0] / plan.shape[0]
 
 
-def _cut(plan: Plan, side: int, origin: tuple[int, int]) -> list[Tile]:
-    """Tiles of so many network pixels."""
+def _several(regions: Sequence[Region]) -> str:
+    return f"{len(regions)} region{'s' if len(regions) != 1 else ''} in " if regions else ""
+
+
+def _cut(plan: Plan, side: int, origin: tuple[int, int], regions: Sequence[Region]) -> list[Tile]:
+    """Tiles of so many network pixels, of the whole image or of the boxes around regions."""
     zoom = _zoom(plan)
-    return tiles_of(plan.shape, max(16, round(side / zoom)), round(MARGIN / zoom), origin)
+    wide, margin = max(16, round(side / zoom)), round(MARGIN / zoom)
+    if not regions:
+        return tiles_of(plan.shape, wide, margin, origin)
+    boxes = [box for region in regions if (box := region.box(plan.shape)) is not None]
+    if not boxes:
+        raise UserError(f"the regions lie outside the image of {plan.shape[0]} × {plan.shape[1]} pixels")
+    cores = [
+        (y0 + top, x0 + left, y0 + bottom, x0 + right)
+        for y0, x0, y1, x1 in dict.fromkeys(boxes)
+        for top, left, bottom, right in (t.core for t in tiles_of((y1 - y0, x1 - x0), wide, 0))
+    ]
+    height, width = plan.shape
+    return [
+        Tile(
+            (y0, x0, y1, x1),
+            (max(0, y0 - margin), max(0, x0 - margin), min(height, y1 + margin), min(width, x1 + margin)),
+        )
+        for y0, x0, y1, x1 in cores
+    ]
 
 
 def _scaled(

@@ -1,0 +1,57 @@
+"""What settings mean for one image: channels by number, regions by outline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_deepretina.data.channel_names import number_of
+from napari_deepretina.data.regions import SUFFIX, Region, read_regions
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.settings import SegmentSettings
+
+
+def for_image(
+    settings: SegmentSettings, *, names: Sequence[str] = (), channels: int = 1, image: str = ""
+) -> SegmentSettings:
+    """The same settings with the channel as a number and the regions as outlines.
+
+    Parameters
+    ----------
+    names : of the image's channels, where its file tells them.
+    channels : how many it has.
+    image : its name, by which its regions are found in a folder of them.
+
+    Raises
+    ------
+    UserError
+        If there is no such channel, or no file of regions.
+    """
+    changed: dict[str, object] = {}
+    if isinstance(settings.channel, str):
+        changed["channel"] = number_of(settings.channel, names, channels)
+    if isinstance(settings.regions, str):
+        changed["regions"] = regions_for(settings.regions, image)
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def regions_for(where: str, image: str) -> tuple[Region, ...]:
+    """Regions of one image, from a file or from a folder of files that are called like their images.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it cannot be read.
+    """
+    path = Path(where).expanduser()
+    if not path.is_dir():
+        return read_regions(path)
+    own = path / f"{image}{SUFFIX}"
+    if not own.is_file():
+        raise UserError(f"{path} holds no regions for this image: {own.name} is not there")
+    return read_regions(own)
+
+
+def regions_of(settings: SegmentSettings) -> tuple[Region, ...]:
+    """Regions of settings that are those of one image; () for the whole image."""
+    return settings.regions if isinstance(settings.regions, tuple) else ()
