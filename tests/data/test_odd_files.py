@@ -191,6 +191,7 @@ class _Bio:
     """As bioio's BioImage, of two scenes."""
 
     scenes = ("a", "b")
+    channel_names = ("DAPI",)
 
     def __init__(self, path):
         from types import SimpleNamespace
@@ -218,6 +219,7 @@ def test_files_of_microscopes_are_read(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(found.plane()), GREY)
     assert (found.axes, found.pixel_size) == ("YX", (0.5, 0.25))
     assert "2 scenes" in found.notes[0]
+    assert found.channels == ("DAPI",)
     with pytest.raises(UserError, match="there is no scene 2"):
         microscopes.open_microscope_file(tmp_path / "a.czi", 2)
 

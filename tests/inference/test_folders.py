@@ -174,9 +174,9 @@ def test_a_folder_goes_through_the_network_in_batches(folder, tmp_path, nuclei_m
     seen = []
 
     class Spy:
-        def submit(self, call, work, model, images):
-            seen.append(len(images))
-            return pool.submit(call, work, model, images)
+        def submit(self, call, work, model, item):
+            seen.append(len(item[1]))
+            return pool.submit(call, work, model, item)
 
     Image.fromarray(synthetic_nuclei((700, 90), 8, diameter=26)[0]).save(folder / "f1b.png")
     with threads(nuclei_model) as engine:

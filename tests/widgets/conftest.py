@@ -19,6 +19,16 @@ def _offscreen_gl(monkeypatch):
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_dialog_waits(monkeypatch):
+    """A dialog that nobody answers would hold the suite up for ever."""
+
+    def unexpected(box, *_):
+        raise AssertionError(f"a dialog was opened: {box.text()}")
+
+    monkeypatch.setattr("qtpy.QtWidgets.QMessageBox.exec", unexpected)
+
+
 @pytest.fixture
 def viewer(make_napari_viewer):
     return make_napari_viewer()

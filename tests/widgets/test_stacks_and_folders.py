@@ -97,7 +97,13 @@ def test_each_plane_has_a_result_of_its_own(panel, movie):
 
 def test_a_range_of_one_axis_at_the_place_shown_on_the_others(panel, movie):
     data = np.stack([movie[:2], movie[1:3], movie[:2][::-1]])  # t, z, y, x
-    layer = panel.viewer.add_image(data, name="both", scale=(9, 4, 0.5, 0.5), translate=(0, 1, 7, 9))
+    layer = panel.viewer.add_image(
+        data,
+        name="both",
+        scale=(9, 4, 0.5, 0.5),
+        translate=(0, 1, 7, 9),
+        axis_labels=("t", "z", "y", "x"),
+    )
     stack = panel.widget.stack
     assert list(stack.along.choices) == [0, 1]
     panel.viewer.dims.set_current_step(1, 1)

@@ -40,7 +40,7 @@ class Dock(QWidget):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._docked = False
+        self._docked, self._comes_forward = False, True
         self._main: Callable[[], QMainWindow | None] = lambda: None
 
     def help_button(self) -> QToolButton:
@@ -84,13 +84,14 @@ class Dock(QWidget):
             return
         self._docked, self._main = True, weakref.ref(window)
         others = [d for w in window.findChildren(Dock) if w is not self and (d := _dock_of(w)) is not None]
-        beside = [d for d in others if not d.isFloating() and d.isVisible()]
+        beside = [d for d in others if not d.isFloating() and not d.isHidden()]
         if beside and mine not in window.tabifiedDockWidgets(beside[-1]):
             window.tabifyDockWidget(beside[-1], mine)
-        mine.raise_()
+        if self._comes_forward:
+            QTimer.singleShot(0, mine.raise_)  # Qt lays tabs out first
         before = recall(OPEN).get("open", [])
         if not others:
-            reopen([title for title in before if title != self.title], self._viewer, mine)
+            reopen([title for title in before if title != self.title], self._viewer)
         remember_open(window)
 
     def _forget_when_closed(self) -> None:
@@ -116,14 +117,14 @@ def remember_open(window: QMainWindow) -> None:
     remember(OPEN, {"open": [w.title for w in window.findChildren(Dock) if _dock_of(w) is not None]})
 
 
-def reopen(titles: list[str], viewer: Any, front: QDockWidget) -> None:
+def reopen(titles: list[str], viewer: Any) -> None:
     """Open windows that were open when napari was closed last, as tabs behind the one in front."""
     for title in titles:
         try:
-            viewer.window.add_plugin_dock_widget("napari-deepretina", title)
+            _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", title)
         except (KeyError, ValueError):
             continue  # another version's
-    QTimer.singleShot(0, front.raise_)
+        widget._comes_forward = False
 
 
 def page_text(page: str) -> str:

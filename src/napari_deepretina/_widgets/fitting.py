@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtWidgets import QComboBox, QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 SHORTEST = 8
 """Letters that a list has room for, at least."""
@@ -43,6 +43,15 @@ def column() -> tuple[ScrollArea, QVBoxLayout]:
     """A column that scrolls, to be put somewhere, and the layout to fill."""
     content = QWidget()
     return ScrollArea(content), QVBoxLayout(content)
+
+
+def line(name: str, *, lines: int = 1) -> QLabel:
+    """An empty text of so many lines, so that nothing jumps when it is filled."""
+    label = QLabel("")
+    label.setObjectName(name)
+    label.setWordWrap(lines > 1)
+    label.setMinimumHeight(lines * label.fontMetrics().lineSpacing())
+    return label
 
 
 def elide_lists(widget: Any) -> None:

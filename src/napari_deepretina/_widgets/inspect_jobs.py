@@ -40,7 +40,7 @@ def weights_job(weights: str, other: str | None, cache: ModelCache) -> Generator
     layers = layers_of(model)
     yield Progress(0.6, "drawing")
     if other is None:
-        picture, change = png(weights_figure(layers, 12, columns=3), 110), {}
+        picture, change = png(weights_figure(layers, 12, columns=2, font=11), 110), {}
     else:
         change = changes(model, load_model(other))
         picture = png(changes_figure(change), 110)

@@ -42,7 +42,8 @@ class PresetBox(QWidget):
         self.changed.setObjectName("preset_changed")
         button = QToolButton()
         button.setObjectName("preset_menu")
-        button.setText("⋯")
+        button.setText("…")
+        button.setStyleSheet("QToolButton::menu-indicator { image: none }")
         button.setToolTip("Save, rename or delete a preset")
         button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QMenu(button)
@@ -95,9 +96,9 @@ class PresetBox(QWidget):
         self.select(name.strip())
         self.said.emit(f"Preset {name.strip()!r} is saved.")
 
-    def rename(self, name: str) -> None:
+    def name_anew(self, name: str) -> None:
         """Give the chosen preset another name."""
-        presets.rename(self._of_a_person(), name.strip())
+        presets.name_anew(self._of_a_person(), name.strip())
         self.select(name.strip())
         self.said.emit(f"The preset is called {name.strip()!r} now.")
 
@@ -137,7 +138,7 @@ class PresetBox(QWidget):
         old = self._of_a_person()
         name, chosen = QInputDialog.getText(self, "Rename preset", "New name:", text=old)
         if chosen and name.strip() != old:
-            self.rename(name)
+            self.name_anew(name)
 
     def _ask_to_delete(self) -> None:
         if self._sure(f"Delete the preset {self._of_a_person()!r}?"):

@@ -48,7 +48,7 @@ def save_default(settings: PostprocessSettings) -> None:
     write_text(folder() / f"{_DEFAULT}.json", settings.model_dump_json(indent=2))
 
 
-def rename(old: str, new: str) -> None:
+def name_anew(old: str, new: str) -> None:
     """Give a preset another name; UserError if there is one of that name already, or it cannot be a name."""
     if new in names():
         raise UserError(f"there is a preset {new!r} already: choose another name")

@@ -148,7 +148,8 @@ class ReviewPanel(QWidget):
         nucleus, area = document.nuclei[label], document.area(label)
         score = "" if nucleus.score is None else f"score {nucleus.score:.2f}, "
         views = document.view_count
-        seen = f"seen by {nucleus.votes} of {views} views, " if nucleus.source == "network" else ""
+        several = views > 1 and nucleus.source == "network"
+        seen = f"seen by {nucleus.votes} of {views} views, " if several else ""
         return f"Nucleus {label}: {score}{seen}{area} pixels, {nucleus.state}"
 
     def _enable(self) -> None:

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -110,6 +111,7 @@ class RunBox(QWidget):
         keep = self.bar.sizePolicy()
         keep.setRetainSizeWhenHidden(True)  # nothing moves when a run begins
         self.bar.setSizePolicy(keep)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
     def start(
         self,

@@ -181,8 +181,8 @@ class SegmentWidget(SegmentForm):
         layer = show(self._viewer, result, run)
         self.result.reset_choices()
         seconds = sum(result.seconds.values())
-        told = result.provenance()
-        device, notes = told.get("device", "no device"), list(told["notes"])
+        about = result.provenance()
+        device, notes = about.get("device", "no device"), list(about["notes"])
         noun = "nucleus" if result.count == 1 else "nuclei"
         message = f"{result.count} {noun} in {seconds:.1f} s on {device} → {layer.name}"
         if run.image_layer not in self._viewer.layers:
@@ -192,8 +192,8 @@ class SegmentWidget(SegmentForm):
         few = finished and is_few(result, lower)
         if few:
             message = f"Only {message}" if result.count else message.replace("0 nuclei", "No nuclei", 1)
-            notes.append("if there are more, try one of these")
-        self._say("; ".join([message, *notes]), show_warning if odd else show_info)
+        told = "; ".join([message, *notes]) + (". If the image holds more, try one of these:" if few else "")
+        self._say(told, show_warning if odd else show_info)
         offers = self._remedies(run.image_layer, lower) if few else []
         if run.image_layer in self._viewer.layers and columns_are_channels(layout_of_layer(run.image_layer)):
             offers.append(

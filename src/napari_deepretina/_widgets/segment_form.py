@@ -159,6 +159,7 @@ class SegmentForm(Dock):
         offered = [(text, -1 if number is None else number) for text, number in choices]
         if offered != self._offered:
             self._offered = offered
+            self.channel.choices = []  # magicgui would keep the order of those that stay
             self.channel.choices = offered
             self.channel.value = offered[0][1]
         self._refresh_planes()

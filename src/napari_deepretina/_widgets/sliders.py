@@ -9,10 +9,11 @@ from magicgui.widgets import CheckBox, ComboBox, FloatSlider, Slider, SpinBox
 from napari_deepretina.postprocess import PostprocessSettings
 
 TITLES = {
+    "score": "lowest score",
     "nms": "overlap allowed (NMS)",
     "views": "views that count",
     "votes": "views that must agree",
-    "merge_iou": "one nucleus from IoU",
+    "merge_iou": "views join from IoU",
     "dilation": "grow or shrink, px",
     "min_area": "smallest area, px",
     "max_area": "largest area, px",

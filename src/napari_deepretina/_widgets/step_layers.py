@@ -95,7 +95,13 @@ class StepLayers:
         if step == STEPS[6]:
             soft = self.inspection.soft_masks()
             return Image(
-                soft, name=name, colormap="magma", contrast_limits=(0, 1), blending="additive", **self._placed
+                soft,
+                name=name,
+                colormap="magma",
+                contrast_limits=(0, 1),
+                blending="translucent",
+                opacity=0.75,
+                **self._placed,
             )
         labels = self.inspection.pasted() if step == STEPS[7] else self.inspection.labels.copy()
         layer = Labels(labels, name=name, colormap=bright_colours(), **self._placed)

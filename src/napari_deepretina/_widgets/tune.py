@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QTabWidget,
     QVBoxLayout,
@@ -26,7 +25,7 @@ from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.document_view import DocumentView, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
-from napari_deepretina._widgets.fitting import ScrollArea, elide_lists
+from napari_deepretina._widgets.fitting import ScrollArea, elide_lists, line
 from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
@@ -94,13 +93,8 @@ class TuneWidget(Dock):
         self.find_best_button.clicked.connect(self.find_best)
         truth.addWidget(self.find_best_button)
         form.addRow("truth", truth)
-        self.count_label = QLabel("")
-        self.count_label.setObjectName("count")
+        self.count_label, self.score_label = line("count"), line("live_score", lines=2)
         form.insertRow(2, "", self.count_label)
-        self.score_label = QLabel("")
-        self.score_label.setWordWrap(True)
-        self.score_label.setMinimumHeight(2 * self.fontMetrics().lineSpacing())  # nothing jumps
-        self.score_label.setObjectName("live_score")
         form.addRow("", self.score_label)
         buttons = QHBoxLayout()
         for name, text, action in (
@@ -130,7 +124,7 @@ class TuneWidget(Dock):
         self.left_behind.opened.connect(self._bring_back)
         layout = QVBoxLayout(self)
         layout.addWidget(self.left_behind)
-        layout.addWidget(self.tabs)
+        layout.addWidget(self.tabs, 1)
         layout.addWidget(self.box)
         elide_lists(self)
         explain(self, TUNE)
@@ -188,9 +182,10 @@ class TuneWidget(Dock):
         self.measure.show_view(view)
 
     def _layer(self) -> Labels | None:
-        name = self.nuclei.value
-        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name]
-        return layers[0] if layers else None
+        return self._named(self.nuclei.value)
+
+    def _named(self, name: str | None) -> Labels | None:
+        return next((x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name), None)
 
     def _view(self) -> DocumentView | None:
         layer = self._layer()
@@ -260,7 +255,8 @@ class TuneWidget(Dock):
 
     def _enable(self, view: DocumentView | None) -> None:
         """Nothing works without nuclei, and a sentence says what to do."""
-        self.tabs.setEnabled(view is not None)
+        for k in range(self.tabs.count()):  # the help beside them can always be asked for
+            self.tabs.widget(k).setEnabled(view is not None)
         self.box.status.setText(MOVE if view is not None else NOTHING)
         self._show_count()
 
@@ -295,15 +291,13 @@ class TuneWidget(Dock):
             )
 
     def _truth(self) -> np.ndarray | None:
-        name = self.truth.value
-        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x.name == name]
-        return np.asarray(layers[0].data) if layers and name != NO_TRUTH else None
+        layer = None if self.truth.value == NO_TRUTH else self._named(self.truth.value)
+        return None if layer is None else np.asarray(layer.data)
 
     def reset(self) -> None:
         """Sliders back to where Segment had them; edits stay."""
         self._chosen()
-        view = self._view()
-        if view is not None:
+        if (view := self._view()) is not None:
             self._show(view.begun_with)
             self.retune()
             self.presets.select(NO_PRESET)

@@ -71,8 +71,10 @@ def activations_figure(inspection: Inspection) -> Figure:
     return figure
 
 
-def weights_figure(layers: Sequence[LayerWeights], most: int = 24, columns: int = 6) -> Figure:
-    """Histograms of the `most` largest layers, in so many columns."""
+def weights_figure(
+    layers: Sequence[LayerWeights], most: int = 24, columns: int = 6, font: float = 7
+) -> Figure:
+    """Histograms of the `most` largest layers, in so many columns, with titles of so many points."""
     largest = sorted(layers, key=lambda layer: -int(np.prod(layer.shape)))[:most]
     chosen = [layer for layer in layers if layer in largest]
     rows = -(-len(chosen) // columns)
@@ -82,8 +84,8 @@ def weights_figure(layers: Sequence[LayerWeights], most: int = 24, columns: int 
         axes.stairs(layer.counts, layer.edges, fill=True)
         axes.set_yscale("symlog")
         told = f"{layer.outliers} far" + (f", {len(layer.dead)} dead" if layer.dead else "")
-        axes.set_title(f"{_tail(layer.name)}\n{told}", fontsize=7)
-        axes.tick_params(labelsize=6)
+        axes.set_title(f"{_tail(layer.name, int(238 / font))}\n{told}", fontsize=font)
+        axes.tick_params(labelsize=font - 1)
     return figure
 
 
@@ -211,5 +213,5 @@ def _edges(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return edges & (labels > 0)
 
 
-def _tail(name: str) -> str:
-    return name if len(name) <= 34 else "…" + name[-33:]
+def _tail(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
