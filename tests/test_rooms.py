@@ -50,3 +50,40 @@ def test_importing_the_package_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def options_outside_parentheses(text):
+    """Options of the command line in a message that a window could not leave out."""
+    import re
+
+    return re.findall(r"--[a-z]+", re.sub(r"\(--[^()]*\)", "", text))
+
+
+def test_messages_name_options_only_where_a_window_leaves_them_out():
+    import ast
+    from pathlib import Path
+
+    import napari_deepretina
+
+    package = Path(napari_deepretina.__file__).parent
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        if path.name.startswith(("cli", "__main__")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [
+                    n.value
+                    for n in ast.walk(node)
+                    if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                ]
+                found += [(path.name, o) for o in options_outside_parentheses("".join(texts))]
+    assert found == []
+    assert options_outside_parentheses("pass --overwrite (--resume)") == ["--overwrite"]
+
+
+def test_a_window_shows_no_options():
+    from napari_deepretina.errors import in_a_window
+
+    assert in_a_window("it is there: keep it (--resume), or go (--part val)") == "It is there: keep it, or go"
+    assert in_a_window("") == ""

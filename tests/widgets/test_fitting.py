@@ -57,3 +57,74 @@ def test_every_control_says_what_it_is_for(viewer, name):
     ]
     assert len(own) > 8
     assert [w.objectName() for w in own if not w.toolTip()] == []
+
+
+def real_window(viewer, width=1280, height=720):
+    """The viewer's window on a screen, of this size."""
+    window = viewer.window._qt_window
+    window.resize(width, height)
+    window.show()
+    return window
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("names", [*((n,) for n in DOCKS), DOCKS], ids=[*DOCKS, "all"])
+def test_every_control_can_be_reached_in_a_small_window(viewer, qtbot, names, theme):
+    from qtpy.QtCore import QPoint, QRect
+    from qtpy.QtWidgets import QDockWidget, QScrollArea, QTabWidget
+
+    from napari_deepretina._widgets.dock import Dock
+
+    viewer.theme = theme
+    viewer.add_image(np.zeros((60, 60), np.uint8), name="a long name of a layer " * 4)
+    window = real_window(viewer)
+    for name in names:
+        viewer.window.add_plugin_dock_widget("napari-deepretina", name)
+        qtbot.wait(60)
+    assert window.width() <= 1280
+    assert window.height() <= 720
+    seen = 0
+    for dock in window.findChildren(Dock):
+        holder = dock.parent()
+        while not isinstance(holder, QDockWidget):
+            holder = holder.parent()
+        holder.raise_()
+        qtbot.wait(60)
+        for control in dock.findChildren(QWidget):
+            if not isinstance(control, QAbstractButton | QComboBox | QAbstractSpinBox | QLineEdit):
+                continue
+            if (
+                control.isHidden()
+                or not control.objectName()
+                or control.objectName().startswith("qt_")
+            ):
+                continue
+            above = control.parent()
+            while above is not dock:
+                if isinstance(above.parent(), QWidget) and isinstance(above.parent().parent(), QTabWidget):
+                    above.parent().parent().setCurrentWidget(above)
+                if isinstance(above, QScrollArea):
+                    above.ensureWidgetVisible(control)
+                above = above.parent()
+            qtbot.wait(1)
+            if not control.isVisible():
+                continue
+            place = QRect(control.mapTo(window, QPoint(0, 0)), control.size())
+            assert window.rect().contains(place), (dock.title, control.objectName(), place)
+            seen += 1
+    assert seen >= 8 * len(names)
+
+
+def test_the_tab_key_goes_down_the_form(panel, qtbot):
+    window = real_window(panel.viewer)
+    qtbot.wait(50)
+    names = ["image", "region", "channel", "weights", "device", "views"]
+    boxes = [panel.widget.findChild(QComboBox, name) for name in names]
+    boxes[0].setFocus()
+    chain, here = [], boxes[0]
+    for _ in range(40):
+        here = here.nextInFocusChain()
+        if here in boxes:
+            chain.append(here.objectName())
+    assert [n for n in chain if n in names][: len(names) - 1] == names[1:]
+    assert window.isVisible()

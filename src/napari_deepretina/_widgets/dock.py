@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_deepretina._widgets.memory import recall, remember
+from napari_deepretina._widgets.memory import Remembered, recall, remember
 
 OPEN = "docks"
 """Under this name the windows that were open are remembered."""
@@ -60,6 +60,11 @@ class Dock(QWidget):
             control.native.setObjectName(name)
             form.addRow(control.label, control.native)
         return form
+
+    def keep_values(self, *names: str) -> None:
+        """Controls that come back in the next session as they were left."""
+        controls = {name: getattr(self, name) for name in names}
+        Remembered(self, self.page, controls).restore()
 
     def closed(self) -> None:
         """The dock was closed: nobody waits for its work any more."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QLabel,
+    QLayout,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 SHORTEST = 8
 """Letters that a list has room for, at least."""
@@ -52,6 +63,39 @@ def line(name: str, *, lines: int = 1) -> QLabel:
     label.setWordWrap(lines > 1)
     label.setMinimumHeight(lines * label.fontMetrics().lineSpacing())
     return label
+
+
+def tab_in_order(widget: QWidget) -> None:
+    """Let the Tab key go through controls as the eye does: from top to bottom, from left to right."""
+    last: QWidget | None = None
+    for control in in_order(widget):
+        if control.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            if last is not None:
+                QWidget.setTabOrder(last, control)
+            last = control
+
+
+def in_order(widget: QWidget) -> Iterator[QWidget]:
+    """A widget's controls, in the order in which its layouts hold them."""
+    if isinstance(widget, QTabWidget):
+        yield widget.tabBar()
+        for k in range(widget.count()):
+            yield from in_order(widget.widget(k))
+    elif isinstance(widget, QScrollArea):
+        yield from in_order(widget.widget())
+    elif widget.layout() is None or isinstance(widget, QComboBox | QAbstractSpinBox):
+        yield widget
+    else:
+        yield from _in_layout(widget.layout())
+
+
+def _in_layout(layout: QLayout) -> Iterator[QWidget]:
+    for k in range(layout.count()):
+        item = layout.itemAt(k)
+        if item.widget() is not None:
+            yield from in_order(item.widget())
+        elif item.layout() is not None:
+            yield from _in_layout(item.layout())
 
 
 def elide_lists(widget: Any) -> None:

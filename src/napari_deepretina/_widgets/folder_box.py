@@ -17,11 +17,16 @@ from napari_deepretina._widgets.memory import Remembered
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.safe_import import import_torch
 from napari_deepretina.data.channel_names import COLOURS
+from napari_deepretina.data.picture import Wanted
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import short_path
 from napari_deepretina.inference.steps import Progress
 
 AS_FOUND = "as found"
+AXES = [("as the files say", ""), *((f"{n}, {a}", a) for n, a in (
+    ("channels first", "CYX"), ("channels last", "YXC"), ("z-stacks", "ZYX"), ("time series", "TYX"),
+    ("z-stacks with channels", "ZCYX"), ("time series with channels", "TCYX"),
+))]  # fmt: skip
 BESIDE, INTO = "beside the images", "in a folder"
 FORMATS = {
     "table of nuclei (CSV)": "features",
@@ -65,6 +70,9 @@ class FolderBox(QWidget):
         self.channel.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.channel.addItem(AS_FOUND)
         form.insertRow(1, "channel", self.channel)
+        self.axes = ComboBox(label="axes", choices=AXES)
+        self.axes.native.setObjectName("axes")
+        form.insertRow(2, "axes", self.axes.native)
         self.folder.changed.connect(self._list_channels)
         self.place.changed.connect(self._show_out)
         self.box = RunBox(
@@ -78,7 +86,7 @@ class FolderBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
         layout.addWidget(self.box)
-        self.steps = FolderSteps(viewer, self.box, self.asked, segment)
+        self.steps = FolderSteps(viewer, self.box, self.asked, segment, lambda: str(self.axes.value))
         layout.addWidget(self.steps)
         self._form = form
         self._show_out()
@@ -131,8 +139,7 @@ class FolderBox(QWidget):
         try:
             folder, where, formats, beside, values = self.asked()
         except UserError as error:
-            message = str(error)
-            self.box.say(message[:1].upper() + message[1:], show_error)
+            self.box.say(str(error), show_error)
             return
         self.box.start(
             f"Segment {short_path(folder)}",
@@ -143,6 +150,7 @@ class FolderBox(QWidget):
             beside,
             "overwrite" if self.anew.value else "resume",
             values,
+            str(self.axes.value),
             done=self._on_done,
             cancelled=self._on_cancelled,
         )
@@ -191,6 +199,7 @@ def folder_job(
     beside: bool,
     standing: str,
     values: dict[str, Any],
+    axes: str = "",
 ) -> Generator[Any, None, Any]:
     """The command line's segmentation of a folder, in steps; returns a BatchResult."""
     yield Progress(0.0, "starting PyTorch")
@@ -198,11 +207,11 @@ def folder_job(
     from napari_deepretina.inference.batch import segment_files
     from napari_deepretina.inference.results import Places
     from napari_deepretina.inference.settings import make_settings
-    from napari_deepretina.inference.sources import find_sources
+    from napari_deepretina.inference.sources import Looking, find_sources
 
     notes: list[str] = []
-    sources = find_sources([str(folder)], notes=notes)
-    asked = {"inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
+    sources = find_sources([str(folder)], Looking(wanted=Wanted(axes)), notes)
+    asked = {"axes": axes, "inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
     places = Places(out, formats, beside)
     result = yield from segment_files(
         sources, places, make_settings(**values), standing=standing, asked=asked

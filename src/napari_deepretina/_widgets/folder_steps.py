@@ -17,7 +17,7 @@ from napari_deepretina._widgets.own_labels import RAW, is_ours, sign
 from napari_deepretina._widgets.placing import bright_colours, placement
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.safe_import import import_torch
-from napari_deepretina.data.picture import Picture
+from napari_deepretina.data.picture import Picture, Wanted
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import short_path
 from napari_deepretina.inference.steps import Progress
@@ -33,6 +33,7 @@ class FolderSteps(QWidget):
     box : shows progress and messages.
     asked : gives (folder, where results go, formats, beside, settings), or raises UserError.
     segment : segments an image layer that is open.
+    axes : letters of the images' axes; empty where the files tell.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class FolderSteps(QWidget):
         box: RunBox,
         asked: Callable[[], tuple[Path, Path, list[str], bool, dict[str, Any]]],
         segment: Callable[[Image], None],
+        axes: Callable[[], str],
     ) -> None:
         super().__init__()
         self._viewer, self._box, self._asked, self._segment = viewer, box, asked, segment
+        self._axes = axes
         self._key: Any = None
         self._review: Any = None
         self._opened: Any = None
@@ -85,14 +88,14 @@ class FolderSteps(QWidget):
         try:
             self._go(-1 if name == "previous" else 1, done=True if name == "done" else None)
         except UserError as error:
-            message = str(error)
-            self._box.say(message[:1].upper() + message[1:], show_error)
+            self._box.say(str(error), show_error)
 
     def _go(self, by: int, *, done: bool | None) -> None:
         if self._box.worker is not None:
             raise UserError("something is at work already: wait for it, or cancel it")
         folder, out, formats, beside, values = self._asked()
-        key = (folder, out, tuple(formats), beside, repr(sorted(values.items(), key=lambda kv: kv[0])))
+        axes = self._axes()
+        key = (folder, out, tuple(formats), beside, axes, repr(sorted(values.items(), key=lambda kv: kv[0])))
         here = self._key is not None and key[:2] == self._key[:2]
         if done and (not here or self._opened is None):
             raise UserError("open an image of the folder first: press Next")
@@ -102,7 +105,7 @@ class FolderSteps(QWidget):
         self._box.start(
             "Open an image",
             step_job,
-            (folder, out, formats, beside, values),
+            (folder, out, formats, beside, values, axes),
             review,
             keep,
             self._number + by if here and self._number >= 0 else None,
@@ -187,7 +190,7 @@ class FolderSteps(QWidget):
 
 
 def step_job(
-    asked: tuple[Path, Path, list[str], bool, dict[str, Any]],
+    asked: tuple[Path, Path, list[str], bool, dict[str, Any], str],
     review: Any,
     keep: tuple[Any, Any, Any, bool | None] | None,
     number: int | None,
@@ -203,10 +206,10 @@ def step_job(
         from napari_deepretina.inference.folder_review import FolderReview
         from napari_deepretina.inference.results import Places
         from napari_deepretina.inference.settings import make_settings
-        from napari_deepretina.inference.sources import find_sources
+        from napari_deepretina.inference.sources import Looking, find_sources
 
-        folder, out, formats, beside, values = asked
-        sources = find_sources([str(folder)])
+        folder, out, formats, beside, values, axes = asked
+        sources = find_sources([str(folder)], Looking(wanted=Wanted(axes)))
         review = FolderReview(sources, Places(out, formats, beside), make_settings(**values))
     if number is None:
         number = review.first()

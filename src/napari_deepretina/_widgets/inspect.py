@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_deepretina._widgets.closing import keep_changed
 from napari_deepretina._widgets.dock import Dock
-from napari_deepretina._widgets.fitting import elide_lists, scrolled
+from napari_deepretina._widgets.fitting import elide_lists, scrolled, tab_in_order
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
 from napari_deepretina._widgets.picture import Picture
@@ -65,6 +65,7 @@ class InspectWidget(Dock):
         self._image: np.ndarray | None = None
         self.dataset: Any = None
         self._build()
+        self.keep_values("weights", "score", "diameter", "path")
         events = napari_viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
             event.connect(self._refresh_layers)
@@ -97,6 +98,7 @@ class InspectWidget(Dock):
         self.tabs.setCornerWidget(self.help_button())
         layout.addWidget(self.tabs, 1)
         elide_lists(self)
+        tab_in_order(self)
         explain(self, INSPECT)
         self.weights.changed.connect(self._take_advice)
         self._take_advice()
@@ -388,8 +390,7 @@ class InspectWidget(Dock):
         try:
             action()
         except UserError as error:
-            message = str(error)
-            self.box.say(message[:1].upper() + message[1:], show_error)
+            self.box.say(str(error), show_error)
 
     def closed(self) -> None:
         """Nobody listens to clicks any more, and the layers of Inspect go."""

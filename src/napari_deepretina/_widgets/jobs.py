@@ -82,10 +82,9 @@ def guarded(
         return Failure("There is not enough memory for this image; crop it or give a larger diameter.")
     except Exception as error:  # shown to the person; the traceback goes to the log
         log.exception("a background job failed")
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         return Failure(
-            f"Something went wrong ({type(error).__name__}: {reason}). Your layers are as "
-            "they were; the log holds the details."
+            f"Something went wrong ({type(error).__name__}), which is a fault of ours. Your layers are as "
+            "they were; napari's terminal shows the details: please report them."
         )
 
 

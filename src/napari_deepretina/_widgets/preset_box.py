@@ -66,6 +66,11 @@ class PresetBox(QWidget):
         layout.addWidget(self.changed)
         layout.addWidget(button)
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Other windows may have saved or deleted presets."""
+        super().showEvent(event)
+        self.select(str(self.choice.value))
+
     def follow(self) -> None:
         """Show whether the settings still are those of the preset."""
         self.changed.setText("changed" if self.is_changed() else "")

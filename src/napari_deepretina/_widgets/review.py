@@ -330,8 +330,7 @@ class ReviewPanel(QWidget):
         try:
             action()
         except UserError as error:
-            message = str(error)
-            self._box.say(message[:1].upper() + message[1:], show_error)
+            self._box.say(str(error), show_error)
 
 
 def doubtful_first(

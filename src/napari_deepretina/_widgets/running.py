@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_deepretina._widgets.jobs import Cancelled, Failure, guarded
+from napari_deepretina.errors import in_a_window
 
 LINES = 4
 """Of a message that can be read at once; longer ones scroll, so that nothing around them moves."""
@@ -163,6 +164,7 @@ class RunBox(QWidget):
         colour = {show_error: theme.error, show_warning: theme.warning}.get(notify, theme.current)
         # The theme's red is made for icons: as text on the dark theme it can hardly be read.
         self.status.setStyleSheet(f"border-left: 4px solid {colour.as_hex()}; padding: 4px 0 4px 8px")
+        message = in_a_window(message)
         self.status.setText(message)
         notify(message)
 
@@ -207,7 +209,7 @@ class RunBox(QWidget):
         percent = int(step.done * 100)
         self.bar.setValue(percent)
         if self.button.isEnabled():
-            self.status.setText(step.text[:1].upper() + step.text[1:] + "…")
+            self.status.setText(in_a_window(step.text) + "…")
         # Last, because napari lets Qt work in here: the run may be over when this comes back.
         if self._activity is not None:
             self._activity.update(max(0, percent - self._activity.n))

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QMessageBox, QTabWidget, QVBoxLayout, QWidget
 
 from napari_deepretina._widgets.document_view import restored
 from napari_deepretina._widgets.documents import LeftBehind
-from napari_deepretina._widgets.fitting import column, elide_lists
+from napari_deepretina._widgets.fitting import column, elide_lists, tab_in_order
 from napari_deepretina._widgets.folder_box import FolderBox
 from napari_deepretina._widgets.jobs import ModelCache, segment_job, stack_job
 from napari_deepretina._widgets.own_labels import is_edited
@@ -84,6 +84,7 @@ class SegmentWidget(SegmentForm):
         outer.addWidget(self.left_behind)
         outer.addWidget(self.tabs)
         elide_lists(self)
+        tab_in_order(self)
         explain(self, SEGMENT)
 
     # ---- run ----
@@ -259,7 +260,7 @@ class SegmentWidget(SegmentForm):
             self.run()
 
     def _say(self, message: str, notify: Any) -> None:
-        self.box.say(message[:1].upper() + message[1:], notify)
+        self.box.say(message, notify)
 
     def closed(self) -> None:
         """Nobody waits for the runs any more."""

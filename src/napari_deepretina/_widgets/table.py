@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QApplication, QTableView
+from qtpy.QtWidgets import QAbstractItemView, QApplication, QHeaderView, QTableView
 
 
 class _Columns(QAbstractTableModel):
@@ -111,7 +111,8 @@ class NucleiTable(Table):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("nuclei")
-        self.horizontalHeader().setDefaultSectionSize(62)
+        self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.horizontalHeader().setResizeContentsPrecision(20)
         self.picked.connect(lambda row: self.chosen.emit(int(row["index"])))
 
     @property

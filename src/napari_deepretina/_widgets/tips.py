@@ -23,6 +23,7 @@ SEGMENT = {
     "run": "Find the nuclei; the same button cancels",
     "run_folder": "Segment all images of the folder; the same button cancels",
     "folder": "The folder with the images",
+    "axes": "What the axes of the images hold, where their files do not say it",
     "folder_channel": "The channel to look at in every image: its name or its number, counted from 0",
     "out": "The folder where results go",
     "geojson": "Outlines that QuPath imports, one file an image",

@@ -26,14 +26,14 @@ from qtpy.QtWidgets import (
 from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
 from napari_deepretina._widgets.dock import Dock
-from napari_deepretina._widgets.fitting import elide_lists, scrolled
+from napari_deepretina._widgets.fitting import elide_lists, scrolled, tab_in_order
 from napari_deepretina._widgets.layer_samples import SampleKeeper
 from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina._widgets.placing import bright_colours, step_of
 from napari_deepretina._widgets.segment import SegmentWidget
 from napari_deepretina._widgets.tips import TRAIN, explain
 from napari_deepretina.data.project import Project
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, in_a_window
 from napari_deepretina.files import short_path
 from napari_deepretina.model.weights import available
 from napari_deepretina.training.recipe import shipped_recipes
@@ -60,6 +60,7 @@ class TrainWidget(Dock):
         self._keeper.failed.connect(lambda problem: self._say(problem, show_error))
         self._keeper.saved.connect(lambda name: self.status.setText(f"Edits kept in {name}."))
         self._build()
+        self.keep_values("recipe", "options", "part")
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self.poll)
@@ -68,8 +69,7 @@ class TrainWidget(Dock):
             event.connect(self._refresh_layers)
         napari_viewer.layers.selection.events.active.connect(self._follow_selection)
         self._follow_selection()
-        running = find_running()
-        if running:
+        if running := find_running():
             self.attach(running[-1])
             self._say(f"Found the run {running[-1].folder.name} at work.")
 
@@ -129,6 +129,7 @@ class TrainWidget(Dock):
             layout.addWidget(part)
         layout.addStretch()
         elide_lists(self)
+        tab_in_order(self)
         explain(self, TRAIN)
         self._enable()
 
@@ -389,12 +390,11 @@ class TrainWidget(Dock):
         return ask_about_run(self)
 
     def _say(self, message: str, notify: Any = show_info) -> None:
-        self.status.setText(message)
+        self.status.setText(message := in_a_window(message))
         notify(message)
 
     def _guarded(self, action: Any) -> None:
         try:
             action()
         except UserError as error:
-            message = str(error)
-            self._say(message[:1].upper() + message[1:], show_error)
+            self._say(str(error), show_error)

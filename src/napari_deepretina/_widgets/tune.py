@@ -25,7 +25,7 @@ from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.document_view import DocumentView, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
-from napari_deepretina._widgets.fitting import ScrollArea, elide_lists, line
+from napari_deepretina._widgets.fitting import ScrollArea, elide_lists, line, tab_in_order
 from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
@@ -127,6 +127,7 @@ class TuneWidget(Dock):
         layout.addWidget(self.tabs, 1)
         layout.addWidget(self.box)
         elide_lists(self)
+        tab_in_order(self)
         explain(self, TUNE)
         self.nuclei.changed.connect(self._on_layer_chosen)
         self.presets.chosen.connect(lambda name: self._guarded(lambda: self.load_preset(name)))
@@ -242,12 +243,14 @@ class TuneWidget(Dock):
         view = self._view()
         if self._busy or view is None:
             return
+        if self.controls["votes"].value > self.controls["views"].value:  # this comes back here
+            self.controls["votes"].value = self.controls["views"].value
+            return
         self._guarded(lambda: view.document.retune(self.settings(), self._plane(view), hand=hand))
 
     def _catch_up(self) -> None:
         """Sliders and score for the nuclei as they are now."""
-        view = self._view()
-        if view is not None:
+        if (view := self._view()) is not None:
             self._follow(view)
             self._show_count()
             self._tell_score()

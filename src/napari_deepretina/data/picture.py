@@ -185,8 +185,8 @@ def named_axes(letters: str, shape: Sequence[int]) -> str:
             for c in "CZ"
         ]
         raise UserError(
-            f"an axis of {shape[unsure[0]]} may hold channels or planes, and the file does not tell: give "
-            f"--axes {asked[0]} or --axes {asked[1]}"
+            f"an axis of {shape[unsure[0]]} may hold channels or planes, and the file does not tell: say "
+            f"what its axes are, {asked[0]} or {asked[1]} (--axes)"
         )
     free = [a for a in "ZTUVW" if a not in axes]
     for i in reversed(range(len(axes))):
@@ -276,13 +276,21 @@ def _picture(
     if len(squeezed) < len(shape):
         pixels = pixels[tuple(slice(None) if i in squeezed else 0 for i in range(len(shape)))]
         axes, shape = "".join(axes[i] for i in squeezed), tuple(shape[i] for i in squeezed)
-    return Picture(pixels, given or (axes if wanted.axes else named_axes(axes, shape)), size, notes)
+    if not given:
+        named = axes if wanted.axes else named_axes(axes, shape)
+        if any(a in _UNKNOWN for a in axes[: len(axes) - 2]):
+            notes = (
+                *notes,
+                f"the file does not name its axes: they were taken for {named} (--axes says others)",
+            )
+        given = named
+    return Picture(pixels, given, size, notes)
 
 
 def _told_of_series(count: int, wanted: Wanted, what: str) -> tuple[str, ...]:
     if count < 2:
         return ()
-    return (f"the file holds {count} {what}: number {wanted.series} was taken, --series takes another",)
+    return (f"the file holds {count} {what}: number {wanted.series} was taken (--series takes another)",)
 
 
 def _turned(pixels: Any) -> Any:

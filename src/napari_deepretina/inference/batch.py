@@ -125,8 +125,8 @@ def _in_the_way(places: Places, sources: Sequence[Source], ledger: Ledger, stand
         if other := ledger.foreign(there):
             return f"{other[0]} is there already and {NOT_OURS}"
         return (
-            f"{len(there)} results are there already, e.g. {there[0]}; choose another folder, or pass "
-            "--resume to keep them or --overwrite to replace them"
+            f"{len(there)} results are there already, e.g. {there[0]}; choose another folder, "
+            "keep them (--resume), or replace them (--overwrite)"
         )
     if other := ledger.foreign([*places.joint(), *places.always()]):
         return f"{other[0]} is there already and {NOT_OURS}"

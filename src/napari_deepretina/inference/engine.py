@@ -127,7 +127,7 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
         from distributed import Client
     except ImportError:
         raise UserError(
-            "--scheduler needs dask.distributed: pip install 'napari-deepretina[cluster]'"
+            "a cluster (--scheduler) needs dask.distributed: pip install 'napari-deepretina[cluster]'"
         ) from None
     try:
         client = Client(address, timeout=PATIENCE)

@@ -104,7 +104,7 @@ class Journal:
         if first != self._key:
             raise UserError(
                 f"{self._path.parent.parent} holds results of other settings or weights; choose another "
-                "folder, or pass --overwrite to begin anew"
+                "folder, or do all anew (--overwrite)"
             )
         return _records(lines)
 

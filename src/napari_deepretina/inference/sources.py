@@ -138,7 +138,7 @@ def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
     elif _is(Path.is_file, path):
         if looking.part:
             raise UserError(
-                f"--part {looking.part} needs a folder or zip with a split, {text} is a single file"
+                f"{text} is a single file: parts of a split (--part {looking.part}) need a folder or zip"
             )
         yield _file(path, looking.wanted)
     elif matches := _matches(str(path)):
@@ -171,7 +171,7 @@ def _matches(pattern: str) -> list[str]:
 def _nothing_in(text: str, path: Path, tree: Tree, looking: Looking) -> str:
     deeper = isinstance(tree, Folder) and not looking.recursive and any(map(is_image, tree.names()))
     if deeper:
-        return f"{text} holds images in sub-folders only: --recursive looks there too"
+        return f"{text} holds images in sub-folders only: choose one of these, or take them all (--recursive)"
     return f"{text} holds no images that are read here"
 
 
@@ -189,7 +189,9 @@ def _zarr(path: Path, axes: str = "") -> Source:
 def _of_part(sources: list[Source], tree: Tree, part: str) -> list[Source]:
     split = find_split(tree)
     if split is None:
-        raise UserError(f"--part {part}: there is no split.json in {tree.path} and no *_split.json beside it")
+        raise UserError(
+            f"part {part!r} (--part): there is no split.json in {tree.path} and no *_split.json beside it"
+        )
     chosen = set(split.part(part))
     kept = [s for s in sources if s.name in chosen]
     if not kept:
@@ -210,8 +212,8 @@ def _in_tree(path: Path, tree: Tree, looking: Looking, notes: list[str]) -> Iter
             names = [n for n in names if "/" not in n]
             if deeper and names:
                 notes.append(
-                    f"{_several(len(deeper), 'image')} in sub-folders of {path} left out; "
-                    "--recursive takes them too"
+                    f"{_several(len(deeper), 'image')} in sub-folders of {path} left out "
+                    "(--recursive takes them too)"
                 )
     for name in names:
         where = f"{path}/{name}"

@@ -197,7 +197,7 @@ def _override(content: dict[str, Any], text: str) -> str | None:
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        return f"--set {text}: write stage.key=value"
+        return f"{text!r} (--set): write stage.key=value"
     try:
         parsed = json.loads(value)
     except ValueError:
@@ -214,6 +214,6 @@ def _override(content: dict[str, Any], text: str) -> str | None:
         for key in keys[:-1]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                return f"--set {text}: {key} is not a table"
+                return f"{text!r} (--set): {key} is not a table"
         place[keys[-1]] = parsed
     return None

@@ -110,13 +110,15 @@ def _folder_is_fit(out: Path, resume: bool) -> None:
     if resume and not last.exists():
         raise UserError(f"nothing to resume: {last} does not exist")
     if not resume and last.exists():
-        raise UserError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
+        raise UserError(
+            f"{out} holds a run already: go on with it (--resume), or choose another folder (--out)"
+        )
     for name in WRITTEN:
         refuse_inputs(out / name)
         if exists(out / name) and not exists(out / "events.jsonl"):
             raise UserError(
                 f"{out / name} is there already and was not written by a run: it is not replaced, "
-                "choose another --out"
+                "choose another folder (--out)"
             )
 
 
