@@ -2,7 +2,8 @@
 
 ``xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py [IMAGE] [--out DIR]``
 
-IMAGE is any microscopy image; without one the synthetic sample is used.
+IMAGE is any microscopy image; by default the pictures show images of the data sets in ``../shared/data``,
+where they are, else synthetic ones.
 """
 
 from __future__ import annotations
@@ -60,6 +61,41 @@ def press(widget: QWidget, name: str) -> None:
     QTest.mouseClick(widget.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
 
 
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def real(stem: str, number: int, *, dark: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
+    """An image of a validation part with its nuclei, the fullest first; None where there are no data."""
+    from napari_deepretina.data import open_dataset
+
+    path = DATA / f"{stem}.zip"
+    if not path.exists():
+        return None
+    data, split = open_dataset(str(path))
+    chosen = [name for name in data.names if split is None or name in set(split.part("val"))]
+    samples = [data[list(data.names).index(name)] for name in chosen[:24]]
+    samples = [s for s in samples if min(s.image.shape[:2]) >= 400] or samples
+    if dark:
+        samples = [s for s in samples if s.image.mean() < 60]
+    samples.sort(key=lambda s: -len(np.unique(s.labels)))
+    sample = samples[min(number, len(samples) - 1)]
+    return sample.image, sample.labels
+
+
+def field(number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Fluorescent nuclei, real where the data are."""
+    found = real("stage1_train_pairs", number, dark=True)
+    if found is None:
+        return synthetic_nuclei((400, 512), 60, diameter=28, seed=4 + number)
+    image, labels = found
+    return (image[..., 0] if image.ndim == 3 else image), labels
+
+
+def tissue(number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Stained nuclei, real where the data are."""
+    return real("open/tnbc", number) or synthetic_nuclei((256, 256), 30, kind="tissue", seed=number)
+
+
 def segment(viewer: napari.Viewer, image: str | None, out: Path) -> QWidget:
     """Error, mid-run and result of the Segment widget."""
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
@@ -69,7 +105,7 @@ def segment(viewer: napari.Viewer, image: str | None, out: Path) -> QWidget:
     if image:
         viewer.open(image)
     else:
-        viewer.open_sample("napari-deepretina", "fluorescence")
+        viewer.add_image(field()[0], name="nuclei", scale=(0.32, 0.32), units=("um", "um"))
     pause(0.5)
     press(widget, "run")
     wait_for(lambda: widget.box.bar.value() > 40)
@@ -103,13 +139,38 @@ def tune(viewer: napari.Viewer, panel: Any, out: Path) -> None:
     shoot(viewer, out / "tune-review.png")
 
 
+def remedies(viewer: napari.Viewer, out: Path) -> None:
+    """Few nuclei found, what is offered, a region, and the page of help."""
+    viewer.window.remove_dock_widget("all")
+    viewer.layers.clear()
+    viewer.open_sample("napari-deepretina", "immunohistochemistry")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    press(widget, "run")
+    wait_for(lambda: widget.box.button.text() == "Run")
+    pause(6)
+    shoot(viewer, out / "segment-few.png")
+    viewer.layers.clear()
+    viewer.add_image(field(1)[0], name="nuclei")
+    corners = np.array([[60, 60], [60, 330], [300, 380], [340, 120]])
+    viewer.add_shapes(
+        [corners], shape_type="polygon", name="regions", edge_color="yellow", face_color="transparent",
+        edge_width=3, features={"name": ["colony"]},
+    )  # fmt: skip
+    widget.image.value, widget.region.value = "nuclei", str(viewer.layers["regions"].unique_id)
+    press(widget, "run")
+    wait_for(lambda: widget.box.button.text() == "Run")
+    pause(6)
+    shoot(viewer, out / "segment-region.png")
+    widget.region.value = "whole image"
+
+
 def train(viewer: napari.Viewer, out: Path) -> None:
     """A run from three annotated layers: in its midst and at its end."""
     viewer.window.remove_dock_widget("all")
     viewer.layers.clear()
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Train")
     for number in range(3):
-        image, labels = synthetic_nuclei((256, 256), 30, kind="tissue", seed=number)
+        image, labels = tissue(number)
         viewer.add_image(image, name=f"field {number + 1}", rgb=True)
         viewer.add_labels(labels, name=f"corrected {number + 1}")
         widget.image.value, widget.labels.value = f"field {number + 1}", f"corrected {number + 1}"
@@ -129,7 +190,7 @@ def inspect(viewer: napari.Viewer, image: str | None, out: Path) -> None:
     """Every tab of Inspect."""
     viewer.window.remove_dock_widget("all")
     viewer.layers.clear()
-    pixels, truth = synthetic_nuclei((400, 512), 60, diameter=28, seed=4)
+    pixels, truth = field(1)
     name = viewer.open(image)[0].name if image else viewer.add_image(pixels, name="field").name
     if not image:
         viewer.add_labels(truth, name="truth", visible=False)
@@ -181,9 +242,8 @@ def large(viewer: napari.Viewer, out: Path) -> None:
 
     viewer.window.remove_dock_widget("all")
     viewer.layers.clear()
-    piece, _ = synthetic_nuclei((1024, 1024), 500, diameter=26, seed=1)
-    tile = dask.array.from_array(piece, chunks=512)
-    slide = dask.array.tile(tile, (8, 8))
+    tile = dask.array.from_array(field()[0], chunks=512)
+    slide = dask.array.tile(tile, tuple(-(-8192 // n) for n in tile.shape))[:8192, :8192].rechunk(512)
     levels = [slide, slide[::4, ::4], slide[::16, ::16]]
     viewer.add_image(levels, name="slide", contrast_limits=(0, 255), multiscale=True)
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
@@ -216,7 +276,7 @@ def stack(viewer: napari.Viewer, out: Path) -> None:
     """A movie with tracks, and a folder."""
     viewer.window.remove_dock_widget("all")
     viewer.layers.clear()
-    image, _ = synthetic_nuclei((300, 400), 40, diameter=28, seed=3)
+    image = field(2)[0]
     movie = np.stack([np.roll(image, 2 * k, axis=1) for k in range(6)])
     viewer.add_image(movie, name="movie", axis_labels=("t", "y", "x"))
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
@@ -228,13 +288,16 @@ def stack(viewer: napari.Viewer, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for k, frame in enumerate(movie):
             Image.fromarray(frame).save(Path(folder) / f"field_{k}.png")
-        widget.many.expand(animate=False)
+        widget.tabs.setCurrentIndex(1)
         widget.folder.folder.value = folder
         pause(1)
         press(widget, "run_folder")
         wait_for(lambda: widget.folder.box.worker is not None)
-        wait_for(lambda: widget.folder.box.button.text() == "Run")
-        pause(5)
+        wait_for(lambda: widget.folder.box.button.text() == "Segment all")
+        for _ in range(2):
+            press(widget, "image_done" if widget.folder.steps.number >= 0 else "next_image")
+            wait_for(lambda: widget.folder.box.worker is None and widget.box.worker is None)
+        pause(6)
         shoot(viewer, out / "folder-done.png")
 
 
@@ -242,7 +305,7 @@ def main() -> None:
     """All pictures, or those of one widget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", nargs="?")
-    parser.add_argument("--only", choices=["tune", "train", "inspect", "large", "stack"])
+    parser.add_argument("--only", choices=["tune", "remedies", "train", "inspect", "large", "stack"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -250,6 +313,8 @@ def main() -> None:
     viewer.window.resize(1500, 950)
     if arguments.only in (None, "tune"):
         tune(viewer, segment(viewer, arguments.image, arguments.out), arguments.out)
+    if arguments.only in (None, "remedies"):
+        remedies(viewer, arguments.out)
     if arguments.only in (None, "train"):
         train(viewer, arguments.out)
     if arguments.only in (None, "inspect"):

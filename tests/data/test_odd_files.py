@@ -104,7 +104,7 @@ def test_series_are_told_and_can_be_chosen(tmp_path):
         file.write(np.flipud(GREY)[:40], photometric="minisblack")
     first = read_picture(path)
     assert np.array_equal(first.pixels, GREY)
-    assert first.notes == ("the file holds 2 series: number 0 was taken, --series takes another",)
+    assert first.notes == ("the file holds 2 series: number 0 was taken (--series takes another)",)
     assert np.array_equal(read_picture(path, Wanted(series=1)).pixels, np.flipud(GREY)[:40])
     with pytest.raises(UserError, match=r"holds 2 series.*no 2"):
         read_picture(path, Wanted(series=2))

@@ -93,11 +93,7 @@ def test_every_control_can_be_reached_in_a_small_window(viewer, qtbot, names, th
         for control in dock.findChildren(QWidget):
             if not isinstance(control, QAbstractButton | QComboBox | QAbstractSpinBox | QLineEdit):
                 continue
-            if (
-                control.isHidden()
-                or not control.objectName()
-                or control.objectName().startswith("qt_")
-            ):
+            if control.isHidden() or not control.objectName() or control.objectName().startswith("qt_"):
                 continue
             above = control.parent()
             while above is not dock:

@@ -79,13 +79,24 @@ def test_a_folder_is_corrected_image_by_image(panel, folder, capsys):
     assert np.array_equal(steps.labels.data, written)
     steps.press("next_image")
     told = json.loads((folder / "run.json").read_text())["images"]
-    assert told["f0"]["review"] == {"nuclei": 1, "of": count, "done": True}
+    assert told["f0"]["review"] == {"nuclei": 1, "of": count, "done": True, "changed": True}
     # neither going on nor beginning anew touches what a person corrected
     for how in ("--resume", "--overwrite"):
         assert main(["segment", str(folder), "--beside", how, "--score", "0.5"]) in (0, 2)
         assert np.array_equal(tifffile.imread(folder / "f0_nuclei.tif"), written)
     assert summary(folder)["f0"]["reviewed"] == "yes"
     assert summary(folder)["f2"]["reviewed"] == "no"
+    told = json.loads((folder / "run.json").read_text())["images"]
+    assert "review" in told["f0"]
+    assert "review" not in told["f2"]  # it was only looked at, so it was done anew
+    panel.widget.score.value = 0.5
+    steps.press("previous_image")
+    steps.press("next_image")
+    for name in ("next_image", "next_image"):
+        steps.press(name)
+    shown = steps.labels.data
+    name = next(x.name for x in panel.viewer.layers if x._type_string == "image")
+    assert np.array_equal(shown, tifffile.imread(folder / f"{name}_nuclei.tif"))
 
 
 def test_results_of_a_run_are_corrected(panel, folder):

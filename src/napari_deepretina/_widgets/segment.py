@@ -80,7 +80,7 @@ class SegmentWidget(SegmentForm):
         self.tabs.addTab(many, "Many images")
         self.tabs.setCornerWidget(self.help_button())
         outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setContentsMargins(0, 4, 0, 0)
         outer.addWidget(self.left_behind)
         outer.addWidget(self.tabs)
         elide_lists(self)

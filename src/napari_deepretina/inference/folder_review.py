@@ -81,10 +81,9 @@ class FolderReview:
         """
         source = self.sources[number]
         picture = source.read()
-        kept = self._kept(source.name)
-        if kept.exists():
+        kept, record = self._kept(source.name), self._records.get(source.name)
+        if kept.exists() and record is not None and record.told.get("review"):  # no later run did it anew
             return Opened(source, picture, store.load(kept)[0])
-        record = self._records.get(source.name)
         return Opened(source, picture, _document_of(record, picture, self._info.architecture.classes))
 
     def keep(self, opened: Opened, document: Document, *, done: bool | None = None) -> None:
@@ -101,6 +100,12 @@ class FolderReview:
         """
         source, picture = opened.source, opened.picture
         over = self.is_done(source.name) if done is None else done
+        before = self._records.get(source.name)
+        new = document.is_changed() or bool(document.history.done)
+        same = document is opened.document and not document.history.done
+        if before is not None and same and over == self.is_done(source.name):
+            return  # it was only looked at
+        changed = new or bool(before is not None and (before.told.get("review") or {}).get("changed"))
         with protected(*(s.path for s in self.sources)):
             ledger = Ledger(self.places.out)
             ledger.claim([*self.places.joint(), *self.places.always()])
@@ -109,6 +114,7 @@ class FolderReview:
                 self.settings, names=picture.channels, channels=picture.channel_count, image=source.name
             )
             outcome = _outcome_of(document, picture, settings.channel, done=over)
+            outcome.told["review"] |= {"done": over, "changed": changed}
             record, _ = write_one(source, picture, outcome, self.places, ledger)
             if not self._journal.is_begun():
                 self._journal.begin()
@@ -167,7 +173,7 @@ def _outcome_of(document: Document, picture: Picture, channel: int | str | None,
     axes = "".join(picture.axes[i] for i in picture.plane_axes) + "YX"
     looked_at = sum(document.nuclei[i].state in REVIEWED for i in document.present.tolist())
     count = len(document.present)
-    told = {"nuclei": count, "review": {"nuclei": looked_at, "of": count, "done": done}}
+    told = {"nuclei": count, "review": {"nuclei": looked_at, "of": count}}
     return Outcome(labels, axes, planes, channel, document.classes, table, told, (looked_at, done))
 
 

@@ -145,7 +145,12 @@ def _records(lines: Iterable[str]) -> dict[str, Record]:
 
 def reviewed(records: Mapping[str, Record]) -> dict[str, Record]:
     """Those that a person worked on."""
-    return {name: record for name, record in records.items() if record.told.get("review")}
+    worked_on = {}
+    for name, record in records.items():
+        review = record.told.get("review") or {}
+        if review.get("done") or review.get("changed"):
+            worked_on[name] = record
+    return worked_on
 
 
 def key_of(sha256: str, info: WeightsInfo, settings: SegmentSettings) -> str:
