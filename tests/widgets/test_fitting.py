@@ -67,8 +67,11 @@ def real_window(viewer, width=1280, height=720):
     return window
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("names", [*((n,) for n in DOCKS), DOCKS], ids=[*DOCKS, "all"])
+@pytest.mark.parametrize(
+    ("names", "theme"),
+    [*(((n,), "dark") for n in DOCKS), (DOCKS, "light")],
+    ids=[*DOCKS, "all"],
+)
 def test_every_control_can_be_reached_in_a_small_window(viewer, qtbot, names, theme):
     from qtpy.QtCore import QPoint, QRect
     from qtpy.QtWidgets import QDockWidget, QScrollArea, QTabWidget

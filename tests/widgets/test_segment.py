@@ -248,7 +248,7 @@ def test_bad_weights_are_told_in_a_sentence(panel, field, tmp_path):
     panel.widget.use_weights(str(tmp_path / "w.safetensors"))
     assert "damaged" in panel.run()
     panel.widget.use_weights(str(tmp_path / "gone.safetensors"))
-    assert "no weights" in panel.run()
+    assert "No weights" in panel.run()
     panel.widget.weights.value = "nuclei"
     assert "nuclei in" in panel.run()
 
@@ -267,7 +267,7 @@ def test_a_missing_device_is_told_not_replaced(panel, field):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (UserError("mend this"), "mend this"),
+        (UserError("mend this"), "Mend this"),
         (MemoryError(), "not enough memory"),
         (KeyError("bug"), "Something went wrong \\(KeyError"),
     ],
