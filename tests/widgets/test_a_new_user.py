@@ -133,7 +133,9 @@ def test_a_line_across_a_nucleus_sets_the_diameter_and_runs(panel, field, qtbot)
     drag(ruler, (10, 10), (10, 40))
     qtbot.waitUntil(lambda: panel.widget.diameter.value == 30)
     panel.wait()
-    assert "Deep Retina ruler" not in panel.viewer.layers
+    assert not len(ruler.data)
+    assert (ruler.visible, ruler.mode) == (False, "pan_zoom")
+    assert "Deep Retina ruler" not in str(panel.widget.region.choices)
     assert view_of(panel.labels()[0]) is not None
 
 

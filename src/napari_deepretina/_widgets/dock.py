@@ -8,7 +8,9 @@ from importlib.resources import files
 from typing import Any
 
 from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import (
+    QApplication,
     QDialog,
     QDockWidget,
     QFormLayout,
@@ -130,6 +132,29 @@ def reopen(titles: list[str], viewer: Any) -> None:
         except (KeyError, ValueError):
             continue  # another version's
         widget._comes_forward = False
+
+
+def keys_to_canvas(widget: QWidget) -> None:
+    """Let keys go to the canvas: a new layer puts the focus into a field of napari's layer controls.
+
+    Nothing is taken from a person who types into one of our windows.
+    """
+    QTimer.singleShot(0, lambda: _focus_canvas(widget))
+
+
+def _focus_canvas(widget: QWidget) -> None:
+    try:
+        window = widget.window()
+    except RuntimeError:  # closed in the meantime
+        return
+    focused: Any = QApplication.focusWidget()
+    here = focused if focused is not None and focused.isVisible() else None
+    while here is not None and not isinstance(here, Dock):
+        here = here.parent()
+    centre = window.centralWidget() if isinstance(window, QMainWindow) else None
+    canvas = None if centre is None else centre.findChild(QOpenGLWidget)
+    if here is None and canvas is not None:
+        canvas.setFocus()
 
 
 def page_text(page: str) -> str:

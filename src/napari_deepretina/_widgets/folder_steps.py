@@ -11,6 +11,7 @@ from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_deepretina._widgets.dock import keys_to_canvas
 from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.own_labels import RAW, is_ours, sign
@@ -22,7 +23,8 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.files import short_path
 from napari_deepretina.inference.steps import Progress
 
-KEYS = {"Control-Shift-Left": "previous", "Control-Shift-Right": "next", "Control-Shift-Down": "done"}
+KEYS = {"Alt-Left": "previous", "Alt-Right": "next", "Alt-Enter": "done"}
+"""None that a field for text or numbers would take, for napari puts the focus into one."""
 
 
 class FolderSteps(QWidget):
@@ -56,9 +58,9 @@ class FolderSteps(QWidget):
         self._buttons: dict[str, QPushButton] = {}
         row = QHBoxLayout()
         for name, text, tip in (
-            ("previous_image", "◀ Previous", "Keep this image and open the one before (Ctrl+Shift+Left)"),
-            ("next_image", "Next ▶", "Keep this image and open the next (Ctrl+Shift+Right)"),
-            ("image_done", "Done, next ✓", "Mark this image as reviewed and open the next (Ctrl+Shift+Down)"),
+            ("previous_image", "◀ Previous", "Keep this image and open the one before (Alt+Left)"),
+            ("next_image", "Next ▶", "Keep this image and open the next (Alt+Right)"),
+            ("image_done", "Done, next ✓", "Mark this image as reviewed and open the next (Alt+Enter)"),
         ):
             button = self._buttons[name] = QPushButton(text)
             button.setObjectName(name)
@@ -139,6 +141,7 @@ class FolderSteps(QWidget):
         self._number, self._opened = number, opened
         data, meta = layer_of(opened.picture, opened.source.name)
         self._image = self._viewer.add_image(data, **meta)
+        keys_to_canvas(self)
         if opened.document is not None:
             self._labels = self._add_labels(opened)
             self._tell("")

@@ -26,7 +26,6 @@ class Ruler:
 
     def __init__(self, viewer: Any, measured: Callable[[float], None]) -> None:
         self._viewer, self._measured = viewer, measured
-        self._layer: Shapes | None = None
         self._before: Any = None
 
     def begin(self, image: Image) -> None:
@@ -34,24 +33,32 @@ class Ruler:
         self.leave()
         layout = layout_of_layer(image)
         self._before = self._viewer.layers.selection.active
-        layer = Shapes(
-            ndim=2, name=NAME, edge_color="yellow", face_color="transparent",
-            **placement(image, (layout.y, layout.x)),
-        )  # fmt: skip
-        layer.edge_width = 1
-        layer.mouse_drag_callbacks.append(self._until_released)
-        self._viewer.add_layer(layer)
+        placed = placement(image, (layout.y, layout.x))
+        layer = self._found()
+        if layer is None:
+            layer = Shapes(ndim=2, name=NAME, edge_color="yellow", face_color="transparent", **placed)
+            layer.edge_width = 1
+            self._viewer.add_layer(layer)
+        else:
+            for name, value in placed.items():
+                setattr(layer, name, value)
+        layer.mouse_drag_callbacks[:] = [self._until_released]
+        layer.visible = True
+        self._viewer.layers.selection.active = layer
         layer.mode = "add_line"
-        self._layer = layer
 
     def leave(self) -> None:
-        """Take the ruler away."""
-        layer, self._layer = self._layer, None
-        if layer is not None and layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
+        """Take the ruler away: its layer stays, hidden, for napari may crash when one just drawn on goes."""
+        if (layer := self._found()) is not None:
+            layer.data = []
+            layer.mode = "pan_zoom"
+            layer.visible = False
         if self._before is not None and self._before in self._viewer.layers:
             self._viewer.layers.selection.active = self._before
         self._before = None
+
+    def _found(self) -> Shapes | None:
+        return next((x for x in self._viewer.layers if isinstance(x, Shapes) and x.name == NAME), None)
 
     def _until_released(self, layer: Shapes, event: Any) -> Generator[None, None, None]:
         yield
@@ -61,12 +68,13 @@ class Ruler:
 
     def _finish(self) -> None:
         """The line is drawn; a click without a drag leaves the ruler in the hand."""
-        if self._layer is None or not len(self._layer.data):
+        layer = self._found()
+        if layer is None or not len(layer.data):
             return
-        ends = np.asarray(self._layer.data[-1], float)[:, -2:]
+        ends = np.asarray(layer.data[-1], float)[:, -2:]
         length = float(np.linalg.norm(ends[-1] - ends[0]))
         if length < SHORTEST:
-            self._layer.data = []
+            layer.data = []
             return
         self.leave()
         self._measured(length)

@@ -10,6 +10,7 @@ from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtWidgets import QMessageBox, QTabWidget, QVBoxLayout, QWidget
 
+from napari_deepretina._widgets.dock import keys_to_canvas
 from napari_deepretina._widgets.document_view import restored
 from napari_deepretina._widgets.documents import LeftBehind
 from napari_deepretina._widgets.fitting import column, elide_lists, tab_in_order
@@ -202,6 +203,7 @@ class SegmentWidget(SegmentForm):
                       "out as a layer of its own", partial(split_channels, self._viewer, run.image_layer))
             )  # fmt: skip
         self.box.offer(offers)
+        keys_to_canvas(self)
 
     # ---- remedies ----
 
