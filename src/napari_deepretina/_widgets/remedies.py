@@ -36,5 +36,4 @@ def lower_score(result: Any) -> tuple[float, int] | None:
 
 def is_few(result: Any, lower: tuple[float, int] | None) -> bool:
     """Whether what a run found looks like a failure."""
-    planes = max(1, len(getattr(result, "planes", ())))
-    return bool(result.count < FEW * planes or lower is not None)
+    return bool(result.count < FEW or lower is not None)
