@@ -255,3 +255,30 @@ def test_ids_stay_unique_above_65535_and_a_million(tmp_path, side):
     assert np.array_equal(labels.ravel(), np.arange(1, side**2 + 1))
     write_labels(many, tmp_path / "many.tif")
     assert np.array_equal(tifffile.imread(tmp_path / "many.tif"), labels)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "part", "text", "shapes", "values"])
+def test_a_damaged_tile_is_looked_at_again(tmp_path, damage):
+    from napari_deepretina.inference.tile_store import TileStore
+    from napari_deepretina.instances import RawInstances
+
+    store = TileStore(tmp_path, "key")
+    raw = RawInstances.empty((40, 50))
+    store.write(1, raw)
+    store.write(2, raw)
+    path = store.folder / "000002.npz"
+    whole = path.read_bytes()
+    if damage in ("shapes", "values"):
+        with np.load(path) as content:
+            arrays = dict(content)
+        arrays["boxes"] = np.zeros((3, 4), np.float32) if damage == "shapes" else arrays["boxes"]
+        if damage == "values":
+            arrays |= {"boxes": np.full((1, 4), np.nan, np.float32), "scores": np.ones(1, np.float32)}
+            arrays |= {"masks": np.zeros((1, 28, 28), np.float16)}
+            arrays |= {name: np.zeros(1, np.int32) for name in ("classes", "views", "tiles")}
+        np.savez_compressed(path, **arrays)
+    elif damage == "part":
+        path.rename(store.folder / "000002.npz.123.part.npz")
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[damage])
+    assert set(store.read()) == {1}

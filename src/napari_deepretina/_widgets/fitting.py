@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
     QFrame,
+    QHBoxLayout,
     QLabel,
     QLayout,
     QScrollArea,
@@ -96,6 +97,16 @@ def _in_layout(layout: QLayout) -> Iterator[QWidget]:
             yield from in_order(item.widget())
         elif item.layout() is not None:
             yield from _in_layout(item.layout())
+
+
+def row(parts: Sequence[QWidget]) -> QWidget:
+    """Controls side by side; the first takes what room there is."""
+    beside = QWidget()
+    layout = QHBoxLayout(beside)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for k, part in enumerate(parts):
+        layout.addWidget(part, 1 if k == 0 else 0)
+    return beside
 
 
 def elide_lists(widget: Any) -> None:

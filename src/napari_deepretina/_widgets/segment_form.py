@@ -8,10 +8,11 @@ from typing import Any
 import napari.viewer
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox, PushButton
 from napari.layers import Image
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QHBoxLayout, QLabel, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QMessageBox
 
 from napari_deepretina._widgets import presets
 from napari_deepretina._widgets.dock import Dock
+from napari_deepretina._widgets.fitting import row
 from napari_deepretina._widgets.memory import Remembered, forget, recall
 from napari_deepretina._widgets.placing import layout_of_layer
 from napari_deepretina._widgets.regions import WHOLE, region_choices
@@ -106,11 +107,11 @@ class SegmentForm(Dock):
                 control = getattr(self, name)
                 control.native.setObjectName(name)
                 parts.append(control.native)
-            form.addRow(text, parts[0] if len(parts) == 1 else _row(parts))
+            form.addRow(text, parts[0] if len(parts) == 1 else row(parts))
         for name in ("restore_defaults", "factory"):
             getattr(self, name).native.setObjectName(name)
         form.addRow("", self.effects)
-        form.addRow("", _row([self.restore_defaults.native, self.factory.native]))
+        form.addRow("", row([self.restore_defaults.native, self.factory.native]))
         self.diameter.native.setSpecialValueText("automatic")
         return form
 
@@ -267,15 +268,6 @@ def in_words(settings: dict[str, Any]) -> str:
             title = TITLES.get(name, name.replace("_", " "))
             told.append(title if value is True else f"{title} {value}")
     return ", ".join(told)
-
-
-def _row(parts: list[QWidget]) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for k, part in enumerate(parts):
-        layout.addWidget(part, 1 if k == 0 else 0)
-    return row
 
 
 def _device_choices() -> list[str]:

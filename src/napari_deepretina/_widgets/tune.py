@@ -25,7 +25,7 @@ from napari_deepretina._widgets import exporting, presets
 from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.document_view import DocumentView, restored, view_of
 from napari_deepretina._widgets.documents import LeftBehind
-from napari_deepretina._widgets.fitting import ScrollArea, elide_lists, line, tab_in_order
+from napari_deepretina._widgets.fitting import ScrollArea, elide_lists, line, row, tab_in_order
 from napari_deepretina._widgets.hub import hub
 from napari_deepretina._widgets.jobs import Best, sweep_job
 from napari_deepretina._widgets.measure_box import MeasureBox
@@ -86,13 +86,10 @@ class TuneWidget(Dock):
         for name, control in self.controls.items():
             control.changed.connect(lambda _=None, name=name: self.retune(hand=name))
             form.addRow(control.label, control.native)
-        truth = QHBoxLayout()
-        truth.addWidget(self.truth.native, 1)
         self.find_best_button = QPushButton("Find best")
         self.find_best_button.setObjectName("find_best")
         self.find_best_button.clicked.connect(self.find_best)
-        truth.addWidget(self.find_best_button)
-        form.addRow("truth", truth)
+        form.addRow("truth", row([self.truth.native, self.find_best_button]))
         self.count_label, self.score_label = line("count"), line("live_score", lines=2)
         form.insertRow(2, "", self.count_label)
         form.addRow("", self.score_label)

@@ -86,21 +86,10 @@ def segment_files(
         model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
         journal = Journal(places.out, key_of(model.sha256, model.info, settings))
         result = BatchResult()
-        if standing == "resume":
-            result.done = _still_there(journal.read(), sources, places)
+        result.done = _done_before(journal, standing, sources, places, result.notes)
         ledger.claim([*places.joint(), *places.always()])
-        if standing == "overwrite":
-            result.done = _still_there(reviewed(journal.stored()), sources, places)
-            if count := len(result.done):
-                one = count == 1
-                result.notes.append(
-                    f"{count} image{' was' if one else 's were'} reviewed by a person and "
-                    f"{'is' if one else 'are'} kept as {'it is' if one else 'they are'}"
-                )
         if standing != "resume" or not result.done:
-            journal.begin()
-            for record in result.done.values():
-                journal.add(record)
+            journal.begin(result.done.values())
         result.before = len(result.done)
         if result.before:
             yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
@@ -116,6 +105,21 @@ def segment_files(
         _write_run(places, settings, run.last, records, {**(asked or {}), "skipped": result.skipped})
         remove(places.hidden / "tiles")
     return result
+
+
+def _done_before(
+    journal: Journal, standing: str, sources: Sequence[Source], places: Places, notes: list[str]
+) -> dict[str, Record]:
+    """Records of images that are left as they are: all that are done, or those that a person worked on."""
+    if standing == "resume":
+        return _still_there(journal.read(), sources, places)
+    if standing != "overwrite":
+        return {}
+    kept = _still_there(reviewed(journal.stored()), sources, places)
+    if count := len(kept):
+        many = f"{count} images were" if count > 1 else "1 image was"
+        notes.append(f"{many} corrected by a person and {'are' if count > 1 else 'is'} kept")
+    return kept
 
 
 def _in_the_way(places: Places, sources: Sequence[Source], ledger: Ledger, standing: str) -> str:

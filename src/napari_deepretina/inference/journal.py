@@ -118,9 +118,11 @@ class Journal:
         """Whether there is a journal."""
         return self._path.exists()
 
-    def begin(self) -> None:
-        """Forget all."""
+    def begin(self, kept: Iterable[Record] = ()) -> None:
+        """Forget all but some records."""
         write_text(self._path, self._key + "\n")
+        for record in kept:
+            self.add(record)
 
     def add(self, record: Record) -> None:
         """Keep one more."""

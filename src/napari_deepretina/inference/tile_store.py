@@ -43,10 +43,12 @@ class TileStore:
                     arrays = {name: content[name] for name in _ARRAYS}
                     height, width, views, fading = content["about"].tolist()
                     thinned = float(content["thinned"])
-                found[int(path.stem)] = RawInstances(
+                raw = RawInstances(
                     **arrays, shape=(height, width), view_count=views, thinned=thinned, fading=bool(fading)
                 )
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                if _is_whole(raw):
+                    found[int(path.stem)] = raw
+            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
                 continue  # such a tile is looked at again
         return found
 
@@ -64,3 +66,11 @@ class TileStore:
         for folder in self.root.glob("*"):
             if folder.stat().st_mtime < oldest:
                 remove(folder)
+
+
+def _is_whole(raw: RawInstances) -> bool:
+    """Whether the arrays of a tile fit each other and hold numbers that a network may give."""
+    count = len(raw.scores)
+    fits = raw.boxes.shape == (count, 4) and raw.masks.ndim == 3 and len(raw.masks) == count
+    beside = all(a.shape == (count,) for a in (raw.scores, raw.classes, raw.views, raw.tiles))
+    return bool(fits and beside and np.isfinite(raw.boxes).all() and np.isfinite(raw.scores).all())

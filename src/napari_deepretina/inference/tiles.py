@@ -139,9 +139,7 @@ def predict_tiled(
     for number, before in looked.items():
         yield run.take(number, before)
     yield from _look_at_all(model, image, run, options, engine)
-    empty = f", {len(run.empty)} of them empty" if run.empty else ""
-    many = f"{len(run.tiles)} tile{'s' if len(run.tiles) != 1 else ''}"
-    run.notes.append(f"{_several(regions)}{many}{empty}")
+    run.notes.append(_summed_up(run))
     done = run.joined()
     if store:
         store.discard()
@@ -199,8 +197,12 @@ def _zoom(plan: Plan) -> float:
     return plan.scaled[0] / plan.shape[0]
 
 
-def _several(regions: Sequence[Region]) -> str:
-    return f"{len(regions)} region{'s' if len(regions) != 1 else ''} in " if regions else ""
+def _summed_up(run: _Run) -> str:
+    """How many tiles there were, and in how many regions."""
+    tiles, regions = len(run.tiles), len(run.regions)
+    within = f"{regions} region{'s' if regions != 1 else ''} in " if regions else ""
+    empty = f", {len(run.empty)} of them empty" if run.empty else ""
+    return f"{within}{tiles} tile{'s' if tiles != 1 else ''}{empty}"
 
 
 def _cut(plan: Plan, side: int, origin: tuple[int, int], regions: Sequence[Region]) -> list[Tile]:

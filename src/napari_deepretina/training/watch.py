@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,14 @@ class RunWatch:
             return []
         whole = content[: content.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [event for line in whole.splitlines() if (event := _parsed(line)) is not None]
 
     def _take(self, event: dict[str, Any]) -> None:
+        """Follow an event; one that lacks what it should have is passed over."""
+        with suppress(KeyError, TypeError, ValueError):
+            self._follow(event)
+
+    def _follow(self, event: dict[str, Any]) -> None:
         kind, self.step = event["event"], int(event["step"])
         if kind == "start":
             self.status, self.total = "running", int(event["total"])
@@ -175,6 +181,15 @@ class RunWatch:
     def _last_words(self) -> str:
         lines = [line for line in self.log_tail(40).splitlines() if line.strip()]
         return lines[-1].removeprefix("napari-deepretina: ") if lines else "it left no word"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An event; None for a line that a crash tore or that something else wrote."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def find_running(folder: Path | None = None) -> list[RunWatch]:
