@@ -186,9 +186,10 @@ def _recorded(path: Path) -> dict[str, Any]:
     UserError
         If it is neither, or its weights are not at hand any more.
     """
-    from napari_deepretina.data.files import parse_json
+    from napari_deepretina.data.files import parse_json, refuse_special
     from napari_deepretina.model.weights import find, sha256_of
 
+    refuse_special(path)
     try:
         run = parse_json(path.expanduser().read_bytes())
         settings, sha256 = dict(run["settings"]), run["weights"]["sha256"]

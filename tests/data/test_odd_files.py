@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -469,3 +470,34 @@ def test_one_image_is_enough_and_no_nucleus_is_too_few(tmp_path):
     tifffile.imwrite(tmp_path / "labels" / "x.tif", np.zeros_like(LABELS))
     with pytest.raises(UserError, match="none of the 1 images to train on has a nucleus"):
         plan_training("fine-tune", [str(tmp_path)])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_are_refused_and_not_waited_for(tmp_path):
+    from napari_deepretina.data.coco import CocoFile
+    from napari_deepretina.data.regions import read_regions
+    from napari_deepretina.data.split import read_split
+    from napari_deepretina.inference.views import resolve_views
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("pipe.tif", "pipe.png", "pipe.json"):
+        os.mkfifo(folder / name)
+    Image.fromarray(GREY).save(folder / "a.png")
+    for read in (read_picture, read_regions, read_split, CocoFile):
+        for name in ("pipe.tif", "pipe.png") if read is read_picture else ("pipe.json",):
+            with pytest.raises(UserError, match="is a pipe"):
+                read(folder / name)
+    with pytest.raises(UserError, match="is a pipe"):
+        resolve_views(str(folder / "pipe.json"))
+    with pytest.raises(UserError, match="is a pipe"):
+        find_sources([str(folder / "pipe.tif")])
+    read, skipped = [], []
+    for source in find_sources([str(folder)]):
+        try:
+            read.append(source.read())
+        except UserError as error:
+            skipped.append(str(error))
+    assert len(read) == 1
+    assert all("is a pipe" in reason for reason in skipped)
+    assert len(skipped) == 2

@@ -130,3 +130,26 @@ def test_without_a_folder_a_sentence_says_what_to_do(panel):
     assert panel.widget.folder.box.status.text() == "Choose a folder with images first"
     steps.do("done")
     assert "folder" in panel.widget.folder.box.status.text()
+
+
+def test_work_that_goes_on_while_it_is_written_is_not_lost(panel, folder, monkeypatch):
+    from napari_deepretina._widgets import folder_steps
+
+    steps = Steps(panel, folder)
+    steps.press("next_image")
+    document = view_of(steps.labels).document
+    document.accept(int(document.present[0]))
+    real = folder_steps.step_job
+
+    def slow(*args):
+        yield from iter(())
+        result = yield from real(*args)
+        document.delete(int(document.present[1]))  # the hand was quicker than the disk
+        return result
+
+    monkeypatch.setattr(folder_steps, "step_job", slow)
+    assert "Image 1 of 3" in steps.press("next_image")
+    assert "go on once more" in panel.widget.folder.box.status.text()
+    monkeypatch.setattr(folder_steps, "step_job", real)
+    assert "Image 2 of 3" in steps.press("next_image")
+    assert summary(folder)["f0"]["nuclei"] == str(len(document.present))

@@ -46,6 +46,7 @@ class FolderBox(QWidget):
         viewer: napari.viewer.Viewer,
         settings: Callable[[], dict[str, Any]],
         segment: Callable[[Any], None],
+        busy: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -86,7 +87,7 @@ class FolderBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
         layout.addWidget(self.box)
-        self.steps = FolderSteps(viewer, self.box, self.asked, segment, lambda: str(self.axes.value))
+        self.steps = FolderSteps(viewer, self.box, self.asked, segment, lambda: str(self.axes.value), busy)
         layout.addWidget(self.steps)
         self._form = form
         self._show_out()

@@ -36,6 +36,7 @@ class FolderSteps(QWidget):
     asked : gives (folder, where results go, formats, beside, settings), or raises UserError.
     segment : segments an image layer that is open.
     axes : letters of the images' axes; empty where the files tell.
+    busy : whether an image that is open is being segmented.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class FolderSteps(QWidget):
         asked: Callable[[], tuple[Path, Path, list[str], bool, dict[str, Any]]],
         segment: Callable[[Image], None],
         axes: Callable[[], str],
+        busy: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._viewer, self._box, self._asked, self._segment = viewer, box, asked, segment
-        self._axes = axes
+        self._axes, self._busy = axes, busy
+        self._state_kept: Any = None
         self._key: Any = None
         self._review: Any = None
         self._opened: Any = None
@@ -93,7 +96,7 @@ class FolderSteps(QWidget):
             self._box.say(str(error), show_error)
 
     def _go(self, by: int, *, done: bool | None) -> None:
-        if self._box.worker is not None:
+        if self._box.worker is not None or self._busy():
             raise UserError("something is at work already: wait for it, or cancel it")
         folder, out, formats, beside, values = self._asked()
         axes = self._axes()
@@ -102,6 +105,7 @@ class FolderSteps(QWidget):
         if done and (not here or self._opened is None):
             raise UserError("open an image of the folder first: press Next")
         keep = self._to_keep(done)
+        self._state_kept = self._state()
         review = self._review if key == self._key else None
         self._key = key
         self._box.start(
@@ -116,12 +120,19 @@ class FolderSteps(QWidget):
 
     def _to_keep(self, done: bool | None) -> tuple[Any, Any, Any, bool | None] | None:
         """The review, the image, its document and its state, if there is anything to keep."""
-        if self._labels is None or self._labels not in self._viewer.layers:
-            self._labels = self._made_here()
+        self._labels = self._made_here() or self._labels
         view = None if self._labels is None else view_of(self._labels)
         if view is None or self._opened is None:
             return None
         return self._review, self._opened, view.document, done
+
+    def _state(self) -> Any:
+        """What tells whether a person went on working on the nuclei."""
+        view = None if self._labels is None else view_of(self._labels)
+        if view is None:
+            return None
+        done = view.document.history.done
+        return id(view.document), len(done), id(done[-1]) if done else 0
 
     def _made_here(self) -> Labels | None:
         """The result that Segment made of the image that was opened here."""
@@ -136,6 +147,9 @@ class FolderSteps(QWidget):
         if opened is None:
             last = number >= len(self._review.sources)
             self._tell("This was the last image." if last else "This is the first image.")
+            return
+        if self._state() != self._state_kept:
+            self._box.say("You went on working while your corrections were being written: go on once more.")
             return
         self._take_away()
         self._number, self._opened = number, opened

@@ -71,7 +71,9 @@ class SegmentWidget(SegmentForm):
         layout.addWidget(self.stack)
         layout.addWidget(self.box)
         layout.addStretch()
-        self.folder = FolderBox(self._viewer, self.settings, self._segment_opened)
+        self.folder = FolderBox(
+            self._viewer, self.settings, self._segment_opened, lambda: self.box.worker is not None
+        )
         many, of_many = column()
         of_many.addWidget(self.folder)
         of_many.addStretch()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.files import parse_json, stem
+from napari_deepretina.data.files import parse_json, read_bytes, stem
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
 
@@ -32,9 +32,9 @@ class CocoFile:
     def __init__(self, path: Path, like: Path | None = None) -> None:
         self.path = path
         try:
-            content = parse_json(path.read_bytes())
+            content = parse_json(read_bytes(path))
             if isinstance(content, list) and like is not None:  # results: images are those of the truth
-                content = {**parse_json(like.read_bytes()), "annotations": content}
+                content = {**parse_json(read_bytes(like)), "annotations": content}
             images, self.file_names = _named_apart({i["id"]: _image(i) for i in content["images"]})
             annotations = list(content["annotations"])
             told = content.get("categories") or [{"id": 1, "name": "nucleus"}]

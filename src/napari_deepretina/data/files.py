@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -273,8 +274,19 @@ def decode_labels(content: bytes, name: str) -> NDArray[Any]:
     return decode_image(content, name)
 
 
+def refuse_special(path: Path) -> None:
+    """UserError for a pipe, a socket or a device: reading it might wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # what is wrong with it is told by whoever opens it
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a pipe, a socket or a device and not a file: save its content as a file")
+
+
 def read_bytes(path: Path) -> bytes:
-    """Content of a file; UserError if the system refuses it."""
+    """Content of a file; UserError if the system refuses it, or if it is none."""
+    refuse_special(path)
     try:
         return path.read_bytes()
     except OSError as error:

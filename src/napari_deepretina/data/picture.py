@@ -20,6 +20,7 @@ from napari_deepretina.data.files import (
     needs_pillow,
     pillow_pages,
     read_bytes,
+    refuse_special,
 )
 from napari_deepretina.data.microscopes import open_microscope_file
 from napari_deepretina.errors import UserError
@@ -213,6 +214,7 @@ def read_picture(path: Path, wanted: Wanted = AS_TOLD) -> Picture:
     UserError
         If the file cannot be read, is no image, or does not tell what its axes are.
     """
+    refuse_special(path)
     kind = path.suffix.lower()
     if kind in (".tif", ".tiff"):
         try:

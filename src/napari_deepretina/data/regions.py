@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from napari_deepretina.data.files import parse_json
+from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
 
 Ring = tuple[tuple[float, float], ...]
@@ -137,9 +137,11 @@ def read_regions(path: Path) -> tuple[Region, ...]:
         If the file cannot be read, is no GeoJSON, or holds no polygon.
     """
     try:
-        content = parse_json(path.expanduser().read_bytes())
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        content = parse_json(read_bytes(path.expanduser()))
+    except UserError:
+        raise
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{path} cannot be read: {error}") from None
     except ValueError:
         raise UserError(f"{path} is not GeoJSON: export regions from QuPath as GeoJSON") from None
     found: list[Region] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, stem
+from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, refuse_special, stem
 from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.ours import made_here
@@ -141,6 +141,9 @@ def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
                 f"{text} is a single file: parts of a split (--part {looking.part}) need a folder or zip"
             )
         yield _file(path, looking.wanted)
+    elif _is(Path.exists, path):
+        refuse_special(path)
+        raise UserError(f"{text} cannot be read")
     elif matches := _matches(str(path)):
         for match in matches:
             yield from _sources(match, looking, notes)

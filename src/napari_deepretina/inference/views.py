@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from napari_deepretina.data.files import parse_json
+from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import RawInstances
 
@@ -144,10 +144,8 @@ def _read(path: Path) -> tuple[View, ...]:
             f"tta={str(path)!r} is not known; choose {', '.join(PRESETS)} or a .json list of views"
         )
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_bytes(path))
         return TypeAdapter(tuple[View, ...]).validate_python(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UserError(f"{path} is not a list of views: {problems}") from None
