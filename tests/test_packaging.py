@@ -30,3 +30,14 @@ def test_versions_with_known_holes_are_not_allowed(name, floor):
         assert floor in requirement.specifier
         below = ".".join([*floor.split(".")[:-1], str(int(floor.split(".")[-1]) - 1)])
         assert below not in requirement.specifier
+
+
+def test_pages_of_help_and_other_files_are_in_the_wheel():
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    patterns = settings["package-data"]["napari_deepretina"]
+    package = root / "src" / "napari_deepretina"
+    shipped = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others - shipped == set()
+    assert {p.stem for p in shipped if p.suffix == ".md"} == {"segment", "tune", "train", "inspect"}

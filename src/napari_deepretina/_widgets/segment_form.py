@@ -88,7 +88,7 @@ class SegmentForm(Dock):
         self.effects.setObjectName("effects")
         self.effects.setWordWrap(True)
         self.restore_defaults = PushButton(text="Restore defaults")
-        self.restore_defaults.changed.connect(lambda _=None: self.use_defaults({}))
+        self.restore_defaults.changed.connect(lambda _=None: self.forget_defaults())
         self.factory = PushButton(text="Factory settings…")
         self.factory.changed.connect(lambda _=None: self._ask_to_forget())
 
@@ -232,12 +232,15 @@ class SegmentForm(Dock):
         self._defaults = {k: v for k, v in values.items() if k != "score"}
         if "score" in values:
             self.score.value = values["score"]
-        elif not values:
-            presets.forget_default()
         told = in_words(self._defaults)
         self.effects.setText(f"Also in effect: {told}" if told else "")
         self.effects.setVisible(bool(told))
         self.restore_defaults.native.setVisible(bool(told))
+
+    def forget_defaults(self) -> None:
+        """Post-processing as Segment does it by itself, from now on."""
+        presets.forget_default()
+        self.use_defaults({})
 
     def _ask_to_forget(self) -> None:
         """Everything as on the first day, if a person really wants that."""
@@ -252,7 +255,7 @@ class SegmentForm(Dock):
 
     def use_factory_settings(self) -> None:
         """Everything as on the first day; presets, weights and results stay."""
-        self.use_defaults({})
+        self.forget_defaults()
         self._remembered.show(self._remembered.first)
         self._take_advice()
         self.region.value = WHOLE
