@@ -182,7 +182,7 @@ def test_settings_come_back_and_can_be_forgotten(panel, qtbot, monkeypatch):
     assert fresh.diameter.value == 41
     presets.save_default(fresh_settings := presets.PostprocessSettings(dilation=2, fill_holes=True))
     fresh.use_defaults(fresh_settings.model_dump())
-    assert fresh.effects.text() == "Also in effect: grow or shrink, px 2, fill holes"
+    assert fresh.effects.text() == "Also in effect: grow or shrink 2 px, fill holes"
     fresh.restore_defaults.native.click()
     assert not fresh.effects.text()
     assert presets.load_default() == {}

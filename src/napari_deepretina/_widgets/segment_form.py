@@ -269,7 +269,8 @@ def in_words(settings: dict[str, Any]) -> str:
     for name, value in settings.items():
         if name in usual and value != usual[name]:
             title = TITLES.get(name, name.replace("_", " "))
-            told.append(title if value is True else f"{title} {value}")
+            plain, unit = (title.removesuffix(", px"), " px") if title.endswith(", px") else (title, "")
+            told.append(plain if value is True else f"{plain} {value}{unit}")
     return ", ".join(told)
 
 
