@@ -59,6 +59,7 @@ def test_from_a_sample_to_the_next_image(panel, field, tmp_path, qtbot):
     for k in range(2):
         tifffile.imwrite(folder / f"f{k}.tif", np.roll(field, 9 * k, axis=0))
     viewer.open_sample("napari-deepretina", "fluorescence")
+    widget.weights.value = "nuclei-small"
     widget.score.value = 0.95  # a stain that the network is not sure of
     viewer.layers[0].data = (viewer.layers[0].data // 8 + 30).astype(np.uint8)
     panel.run()
