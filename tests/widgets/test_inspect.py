@@ -98,7 +98,7 @@ def test_a_click_tells_a_story(inspector):
 
 def test_maps_lie_over_the_image(inspector):
     inspector.press("show_map")
-    assert "Press Inspect first" in inspector.told()
+    assert "Run first" in inspector.told()
     widget = inspector.ran(scale=(2, 2), translate=(5, 7))
     widget.map.value = "P4"
     inspector.press("show_map")

@@ -12,7 +12,7 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtWidgets import QComboBox, QFormLayout, QVBoxLayout, QWidget
 
-from napari_deepretina._widgets.folder_steps import FolderSteps
+from napari_deepretina._widgets.folder_steps import Asked, FolderSteps
 from napari_deepretina._widgets.memory import Remembered
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.safe_import import import_torch
@@ -87,7 +87,7 @@ class FolderBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
         layout.addWidget(self.box)
-        self.steps = FolderSteps(viewer, self.box, self.asked, segment, lambda: str(self.axes.value), busy)
+        self.steps = FolderSteps(viewer, self.box, self.asked, segment, busy)
         layout.addWidget(self.steps)
         self._form = form
         self._show_out()
@@ -110,8 +110,8 @@ class FolderBox(QWidget):
         self.channel.addItems([AS_FOUND, *names])
         self.channel.setCurrentText(text)
 
-    def asked(self) -> tuple[Path, Path, list[str], bool, dict[str, Any]]:
-        """What the form asks for: folder, where results go, formats, whether beside, settings.
+    def asked(self) -> Asked:
+        """What the form asks for.
 
         Raises
         ------
@@ -128,7 +128,8 @@ class FolderBox(QWidget):
         values = self._settings()
         if (channel := self.channel.currentText().strip()) not in ("", AS_FOUND):
             values["channel"] = channel
-        return Path(folder), Path(folder) if beside else Path(out), formats, beside, values
+        where = Path(folder) if beside else Path(out)
+        return Asked(Path(folder), where, formats, beside, values, str(self.axes.value))
 
     def _show_out(self, _: Any = None) -> None:
         shown = self.place.value == INTO
@@ -138,20 +139,15 @@ class FolderBox(QWidget):
     def run(self) -> None:
         """Segment the folder's images; returns at once."""
         try:
-            folder, where, formats, beside, values = self.asked()
+            asked = self.asked()
         except UserError as error:
             self.box.say(str(error), show_error)
             return
         self.box.start(
-            f"Segment {short_path(folder)}",
+            f"Segment {short_path(asked.folder)}",
             folder_job,
-            folder,
-            where,
-            formats,
-            beside,
+            asked,
             "overwrite" if self.anew.value else "resume",
-            values,
-            str(self.axes.value),
             done=self._on_done,
             cancelled=self._on_cancelled,
         )
@@ -193,15 +189,7 @@ def channels_in(folder: Path) -> list[str]:
     return list(COLOURS[:count]) if count == len(COLOURS) else [str(k) for k in range(count)]
 
 
-def folder_job(
-    folder: Path,
-    out: Path,
-    formats: list[str],
-    beside: bool,
-    standing: str,
-    values: dict[str, Any],
-    axes: str = "",
-) -> Generator[Any, None, Any]:
+def folder_job(asked: Asked, standing: str) -> Generator[Any, None, Any]:
     """The command line's segmentation of a folder, in steps; returns a BatchResult."""
     yield Progress(0.0, "starting PyTorch")
     import_torch()
@@ -211,11 +199,13 @@ def folder_job(
     from napari_deepretina.inference.sources import Looking, find_sources
 
     notes: list[str] = []
-    sources = find_sources([str(folder)], Looking(wanted=Wanted(axes)), notes)
-    asked = {"axes": axes, "inputs": [str(folder)], "formats": ",".join(formats), "beside": beside}
-    places = Places(out, formats, beside)
-    result = yield from segment_files(
-        sources, places, make_settings(**values), standing=standing, asked=asked
-    )
+    inputs = [str(asked.folder)]
+    sources = find_sources(inputs, Looking(wanted=Wanted(asked.axes)), notes)
+    told = {
+        "axes": asked.axes, "inputs": inputs, "formats": ",".join(asked.formats), "beside": asked.beside
+    }  # fmt: skip
+    places = Places(asked.out, asked.formats, asked.beside)
+    settings = make_settings(**asked.values)
+    result = yield from segment_files(sources, places, settings, standing=standing, asked=told)
     result.notes += notes
     return result

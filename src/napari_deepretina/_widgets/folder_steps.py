@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,34 @@ KEYS = {"Alt-Left": "previous", "Alt-Right": "next", "Alt-Enter": "done"}
 """None that a field for text or numbers would take, for napari puts the focus into one."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks of a folder.
+
+    Attributes
+    ----------
+    folder, out : of the images, and of the joint results.
+    beside : whether each image's results go beside it.
+    values : settings, as `SegmentSettings` takes them.
+    axes : letters of the images' axes; empty where the files tell.
+    """
+
+    folder: Path
+    out: Path
+    formats: list[str]
+    beside: bool
+    values: dict[str, Any]
+    axes: str
+
+
 class FolderSteps(QWidget):
     """Buttons and keys for the images of the folder in the form above.
 
     Parameters
     ----------
     box : shows progress and messages.
-    asked : gives (folder, where results go, formats, beside, settings), or raises UserError.
+    asked : gives what the form says, or raises UserError.
     segment : segments an image layer that is open.
-    axes : letters of the images' axes; empty where the files tell.
     busy : whether an image that is open is being segmented.
     """
 
@@ -43,16 +63,15 @@ class FolderSteps(QWidget):
         self,
         viewer: Any,
         box: RunBox,
-        asked: Callable[[], tuple[Path, Path, list[str], bool, dict[str, Any]]],
+        asked: Callable[[], Asked],
         segment: Callable[[Image], None],
-        axes: Callable[[], str],
         busy: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._viewer, self._box, self._asked, self._segment = viewer, box, asked, segment
-        self._axes, self._busy = axes, busy
+        self._busy = busy
         self._state_kept: Any = None
-        self._key: Any = None
+        self._last: Asked | None = None
         self._review: Any = None
         self._opened: Any = None
         self._number = -1
@@ -98,20 +117,18 @@ class FolderSteps(QWidget):
     def _go(self, by: int, *, done: bool | None) -> None:
         if self._box.worker is not None or self._busy():
             raise UserError("something is at work already: wait for it, or cancel it")
-        folder, out, formats, beside, values = self._asked()
-        axes = self._axes()
-        key = (folder, out, tuple(formats), beside, axes, repr(sorted(values.items(), key=lambda kv: kv[0])))
-        here = self._key is not None and key[:2] == self._key[:2]
+        asked, last = self._asked(), self._last
+        here = last is not None and (asked.folder, asked.out) == (last.folder, last.out)
         if done and (not here or self._opened is None):
             raise UserError("open an image of the folder first: press Next")
         keep = self._to_keep(done)
         self._state_kept = self._state()
-        review = self._review if key == self._key else None
-        self._key = key
+        review = self._review if asked == last else None
+        self._last = asked
         self._box.start(
             "Open an image",
             step_job,
-            (folder, out, formats, beside, values, axes),
+            asked,
             review,
             keep,
             self._number + by if here and self._number >= 0 else None,
@@ -207,7 +224,7 @@ class FolderSteps(QWidget):
 
 
 def step_job(
-    asked: tuple[Path, Path, list[str], bool, dict[str, Any], str],
+    asked: Asked,
     review: Any,
     keep: tuple[Any, Any, Any, bool | None] | None,
     number: int | None,
@@ -225,9 +242,9 @@ def step_job(
         from napari_deepretina.inference.settings import make_settings
         from napari_deepretina.inference.sources import Looking, find_sources
 
-        folder, out, formats, beside, values, axes = asked
-        sources = find_sources([str(folder)], Looking(wanted=Wanted(axes)))
-        review = FolderReview(sources, Places(out, formats, beside), make_settings(**values))
+        sources = find_sources([str(asked.folder)], Looking(wanted=Wanted(asked.axes)))
+        places = Places(asked.out, asked.formats, asked.beside)
+        review = FolderReview(sources, places, make_settings(**asked.values))
     if number is None:
         number = review.first()
     if not 0 <= number < len(review.sources):

@@ -80,7 +80,7 @@ class InspectWidget(Dock):
         self.score = FloatSlider(label="lowest score", min=0.05, max=0.95, step=0.01, value=0.5)
         self.diameter = FloatSpinBox(label="diameter, px", min=0, max=2000, step=1, value=0)
         self.diameter.native.setSpecialValueText("automatic")
-        self.box = RunBox(self._viewer, "Choose an image and press Inspect.", text="Inspect")
+        self.box = RunBox(self._viewer, "Choose an image and press Run.")
         self.box.asked.connect(self.run)
         layout = scrolled(self)
         layout.addLayout(self.rows("image", "weights", "score", "diameter"))
@@ -130,7 +130,7 @@ class InspectWidget(Dock):
         self.slider.setValue(len(STEPS) - 1)
         self.slider.setEnabled(False)
         self.slider.valueChanged.connect(self.show_step)
-        self.step_name = QLabel("Press Inspect first; then the slider walks the steps.")
+        self.step_name = QLabel("Run first; then the slider walks the steps.")
         self.step_name.setObjectName("step_name")
         self.story = QLabel(STORY_HINT)
         self.story.setObjectName("story")
@@ -268,7 +268,7 @@ class InspectWidget(Dock):
     def show_map(self) -> None:
         """Add a feature map as a layer."""
         if self.steps is None:
-            raise UserError("press Inspect first: feature maps belong to an image")
+            raise UserError("run first: feature maps belong to an image")
         self.steps.add_activation(self.map.value)
 
     def look_at_weights(self) -> None:

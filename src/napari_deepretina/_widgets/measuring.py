@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from napari_deepretina._widgets.own_labels import KEY, is_ours
 from napari_deepretina._widgets.placing import layout_of_layer
+from napari_deepretina.data.channel_names import COLOURS
 from napari_deepretina.data.picture import MICROMETRES
 from napari_deepretina.document.measure import Columns
-from napari_deepretina.inference.planes import COLOURS
 
 
 def pixel_size_of(scale: Sequence[float], units: Sequence[Any] | None) -> tuple[float, float] | None:

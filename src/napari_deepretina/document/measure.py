@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channel_names import COLOURS
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import bounding_boxes
 
@@ -120,7 +121,7 @@ def channels_of(image: Any) -> dict[str, Any]:
     if image.ndim == 2:
         return {"intensity": image}
     colours = image.shape[2] in (3, 4) and image.dtype == np.uint8
-    names = ("red", "green", "blue") if colours else [f"channel_{k}" for k in range(image.shape[2])]
+    names = COLOURS if colours else [f"channel_{k}" for k in range(image.shape[2])]
     return {name: _Channel(image, k) for k, name in enumerate(names)}
 
 

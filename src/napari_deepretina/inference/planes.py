@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.channel_names import COLOURS
 from napari_deepretina.data.channels import MOST_CHANNELS
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 
 LAZY_FROM = 4_000_000
 """Planes of more pixels are not read before they are needed, part by part."""
-COLOURS = ("red", "green", "blue")
 CHANNELS, PLANES = "channels", "planes"
 _NAMES = {
     CHANNELS: ("c", "ch", "channel", "channels", "colour", "color"),

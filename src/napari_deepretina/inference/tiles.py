@@ -132,8 +132,7 @@ def predict_tiled(
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
     run = _Run(plan, cut(plan), model.device, store, store.read() if store else {}, regions)
     options["whole"] = replace(options["whole"], fellows=fellows)
-    if diameter is None:
-        run.notes += _size_note(plan, model.info.architecture.usual_scale(min(plan.shape)))
+    run.notes += _size_note(plan, model, diameter)
     if run.found:
         run.notes.append(f"{len(run.found)} tiles were done before")
     for number, before in looked.items():
@@ -146,9 +145,10 @@ def predict_tiled(
     return replace(done, raw=replace(done.raw, fingerprint=fingerprint))
 
 
-def _size_note(plan: Plan, usual: float) -> list[str]:
-    """A sentence on nuclei that are looked at enlarged or reduced."""
-    if plan.scale == usual:
+def _size_note(plan: Plan, model: LoadedModel, diameter: float | None) -> list[str]:
+    """A sentence on nuclei that are looked at enlarged or reduced, if nobody asked for it."""
+    usual = model.info.architecture.usual_scale(min(plan.shape))
+    if plan.scale == usual or diameter is not None:
         return []
     size = "small" if plan.scale > usual else "large"
     return [f"nuclei are {size}: looked at {plan.scale:.2f} times the size"]
