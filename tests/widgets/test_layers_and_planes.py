@@ -311,14 +311,15 @@ def test_a_stale_number_does_not_lock_train(tmp_path, monkeypatch):
 def test_many_images_leaves_the_images_alone(tmp_path, tiny_weights, beside):
     """The window's default options, and results into the folder of the images."""
     from napari_deepretina._widgets.folder_box import folder_job
+    from napari_deepretina._widgets.folder_steps import Asked
 
     for k in range(2):
         tifffile.imwrite(tmp_path / f"im{k}.tif", IMAGE[:64, : 70 + k])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     values = {"weights": str(tiny_weights), "device": "cpu", "score": 0.9}
+    asked = Asked(tmp_path, tmp_path, ["labels", "overlay"], beside, values, axes="")
     for standing in ("resume", "overwrite", "resume"):
-        job = folder_job(tmp_path, tmp_path, ["labels", "overlay"], beside, standing, values)
-        result = drain(job)
+        result = drain(folder_job(asked, standing))
         assert sorted(result.done) == ["im0", "im1"]
         assert {name: (tmp_path / name).read_bytes() for name in before} == before
         assert (tmp_path / "im1_nuclei.tif").exists()
