@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_deepretina.cli_progress import Reporter, add_loudness
 from napari_deepretina.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def add_segment(commands: Any) -> None:
         help="repeat a run: its inputs, settings and weights, unless others are given",
     )
     _add_settings(parser)
+    add_loudness(parser)
     parser.set_defaults(run=_segment, reads=("replay", "setting_weights", "setting_tta"))
 
 
@@ -76,25 +78,27 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """One option a field of SegmentSettings, with its default and its help."""
     from typing import Literal, get_args, get_origin
 
-    from napari_deepretina.inference.settings import SegmentSettings
+    from napari_deepretina.inference.settings import ADVISED, SegmentSettings
 
     for name, field in SegmentSettings.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-        default = "" if field.default is None else f" (default {field.default})"
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            dest=f"setting_{name}",
-            choices=choices,
-            metavar=None if choices else name.upper(),
-            help=(field.description or "").replace("%", "%%") + default,
-        )
+        if name in ADVISED:
+            default = f" (default: what the weights advise, else {field.default})"
+        else:
+            default = "" if field.default is None else f" (default {field.default})"
+        told = (field.description or "").replace("%", "%%") + default
+        option, where = "--" + name.replace("_", "-"), f"setting_{name}"
+        if field.annotation is bool:
+            parser.add_argument(option, dest=where, action=argparse.BooleanOptionalAction, help=told)
+        else:
+            metavar = None if choices else name.upper()
+            parser.add_argument(option, dest=where, choices=choices, metavar=metavar, help=told)
 
 
 def _segment(arguments: argparse.Namespace) -> int:
     from napari_deepretina.inference.batch import segment_files
     from napari_deepretina.inference.results import FORMATS, Places
     from napari_deepretina.inference.settings import make_settings
-    from napari_deepretina.inference.steps import drain
 
     asked = _recorded(arguments.replay) if arguments.replay else {"settings": {}}
     asked["settings"] |= {
@@ -109,6 +113,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         ("formats", arguments.format),
     ):
         asked[name] = value or asked.get(name)
+    _keep_paths(asked["settings"])
     asked["inputs"] = [_lasting(text) for text in arguments.inputs] or asked.get("inputs", [])
     for name in ("beside", "recursive"):
         asked[name] = getattr(arguments, name) or asked.get(name, False)
@@ -121,8 +126,6 @@ def _segment(arguments: argparse.Namespace) -> int:
         raise UserError(f"--format {','.join(wrong)} is not known; choose from {', '.join(FORMATS)}")
     notes: list[str] = []
     sources = _sources(asked, notes)
-    for note in notes:
-        print(note)
     out = arguments.out or (sources[0].folder if asked["beside"] else None)
     if out is None:
         raise UserError("give --out DIR, where results go, or --beside")
@@ -135,10 +138,24 @@ def _segment(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
         asked=asked,
     )
-    result = drain(steps, print)
+    with Reporter.of(arguments) as reporter:
+        for note in notes:
+            reporter.say(note)
+        result = reporter.drain(steps)
     if result.skipped:
         _tell_skipped(result.skipped, len(result.done))
     return 0
+
+
+def _keep_paths(settings: dict[str, Any]) -> None:
+    """Paths among the settings made good from any folder; names stay."""
+    from napari_deepretina.model.weights import available
+
+    weights, tta = settings.get("weights"), settings.get("tta")
+    if isinstance(weights, str) and weights not in available() and Path(weights).expanduser().exists():
+        settings["weights"] = _lasting(weights)
+    if isinstance(tta, str) and tta.lower().endswith(".json"):
+        settings["tta"] = _lasting(tta)
 
 
 def _with_regions(settings: SegmentSettings) -> SegmentSettings:

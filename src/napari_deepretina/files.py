@@ -242,6 +242,13 @@ def _resolved(path: Path) -> Path:
         return path.absolute()
 
 
+def user_data_folder() -> Path:
+    """Where this program keeps what belongs to a person; it need not exist."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("napari-deepretina", appauthor=False))
+
+
 def short_path(path: str | Path) -> str:
     """A path as people write it: ~ for their home."""
     try:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_deepretina.data.augment import Augmentation, random_crop
-from napari_deepretina.data.crops import CropStream, collate, target_of
+from napari_deepretina.data.crops import CropStream, Decoded, collate, target_of
 from napari_deepretina.data.normalise import intensity_range, normalise
 from napari_deepretina.data.samples import SAMPLES, sample_image
 from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
@@ -166,7 +166,10 @@ def stream(**changes):
         "seed": 3,
         "length": 10,
     }
-    return CropStream(SyntheticDataset(4, shape=(64, 80), count=8), **(options | changes))
+    options |= changes
+    dataset, diameter = SyntheticDataset(4, shape=(64, 80), count=8), options.pop("diameter", 0)
+    images = Decoded(dataset, options.pop("architecture"), diameter=diameter)
+    return CropStream(images, **options)
 
 
 def test_crops_depend_on_seed_and_number_only():

@@ -23,6 +23,7 @@ from napari_deepretina.data.split import random_split, read_split
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.sources import Looking, find_sources
+from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.run import plan_training
 
 GREY, LABELS = synthetic_nuclei((60, 70), 6, diameter=18, seed=1)
@@ -465,11 +466,11 @@ def test_one_image_is_enough_and_no_nucleus_is_too_few(tmp_path):
         (tmp_path / sub).mkdir()
     tifffile.imwrite(tmp_path / "images" / "x.tif", GREY)
     tifffile.imwrite(tmp_path / "labels" / "x.tif", LABELS)
-    plan = plan_training("fine-tune", [str(tmp_path)])
+    plan = plan_training(Asked(recipe="fine-tune", data=[str(tmp_path)], weights="bundled"))
     assert len(plan.train) == len(plan.val) == 1
     tifffile.imwrite(tmp_path / "labels" / "x.tif", np.zeros_like(LABELS))
     with pytest.raises(UserError, match="none of the 1 images to train on has a nucleus"):
-        plan_training("fine-tune", [str(tmp_path)])
+        plan_training(Asked(recipe="fine-tune", data=[str(tmp_path)], weights="bundled"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

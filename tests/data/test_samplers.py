@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from napari_deepretina.data.augment import DEEP_RETINA, Augmentation, random_crop
-from napari_deepretina.data.crops import CropStream, target_of
+from napari_deepretina.data.crops import CropStream, Decoded, target_of
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.data.open import open_dataset
@@ -97,15 +97,14 @@ def test_rounds():
 def test_a_stream_goes_through_its_positions_once_a_round():
     dataset = SyntheticDataset(3, shape=(64, 64), count=3)
     seen = []
-    original = CropStream._decoded
 
-    class Watched(CropStream):
-        def _decoded(self, index):
+    class Watched(Decoded):
+        def __getitem__(self, index):
             seen.append(index)
-            return original(self, index)
+            return super().__getitem__(index)
 
-    stream = Watched(
-        dataset, size=64, architecture=Architecture(short_side=64), augmentation=Augmentation(), seed=0,
+    stream = CropStream(
+        Watched(dataset, Architecture(short_side=64)), size=64, augmentation=Augmentation(), seed=0,
         length=10, positions=np.array([0, 1, 1, 2, 2]),
     )  # fmt: skip
     for k in range(10):
@@ -225,9 +224,18 @@ def test_coco_files_are_learnt_from(tmp_path):
         open_dataset(tmp_path / "i.json")
 
 
-def test_sets_with_other_classes_do_not_join():
-    with pytest.raises(UserError, match="different classes"):
-        JoinedDataset([ShapesDataset(2), SyntheticDataset(2)])
+def test_sets_with_other_classes_are_learnt_from_as_far_as_they_tell():
+    joined = JoinedDataset([ShapesDataset(2), SyntheticDataset(2, shape=(64, 64), count=3)])
+    assert joined.class_names == ("circle", "square", "triangle", "nucleus")
+    shapes, nuclei = joined[0], joined[2]
+    assert shapes.annotated == {1, 2, 3}
+    assert nuclei.annotated == {4}
+    assert set(nuclei.classes.values()) == {4}
+    architecture = Architecture(short_side=64, classes=joined.class_names)
+    stream = CropStream(Decoded(joined, architecture), size=64, augmentation=Augmentation(), seed=0, length=4)
+    active = {tuple(stream.crop(k)[1].active.tolist()) for k in range(4)}
+    assert active == {(True, True, True, True, False), (True, False, False, False, True)}
+    assert JoinedDataset([ShapesDataset(2)])[0].annotated is None
 
 
 def test_a_coco_folder_is_read_with_its_own_split(tmp_path):

@@ -9,6 +9,7 @@ from napari_deepretina.data.project import Project
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.evaluation.matching import match
 from napari_deepretina.evaluation.scores import score_image
+from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.run import plan_training
 
 
@@ -37,7 +38,9 @@ def test_ten_corrected_images_teach_a_new_kind(tmp_path):
     for seed in range(10):
         project.add(f"corrected {seed}", *membranes(seed))
     overrides = ["main.steps=20", "main.crop=192"]
-    plan = plan_training("fine-tune", [str(project.folder)], weights="bundled", overrides=overrides)
+    plan = plan_training(
+        Asked(recipe="fine-tune", data=[str(project.folder)], weights="bundled", overrides=overrides)
+    )
     weights = plan.run(tmp_path / "run", device="cpu")
     held_out = membranes(99)
     assert score(str(weights), *held_out) > score("nuclei", *held_out) + 0.2

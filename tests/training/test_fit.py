@@ -16,13 +16,10 @@ from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.weights import load_model, read_info
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint
-from napari_deepretina.training.fit import fit
 from napari_deepretina.training.judge import typical_diameter
-from napari_deepretina.training.machine import Machine
 from napari_deepretina.training.recipe import Recipe, Stage
-from napari_deepretina.training.run import split_data, starting_point
-
-CPU = Machine("cpu")
+from napari_deepretina.training.run import Plan, split_data
+from napari_deepretina.training.start import starting_point
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -52,8 +49,8 @@ def data(n=4, seed=0):
     return SyntheticDataset(n, shape=(64, 64), count=4, diameter=18, seed=seed)
 
 
-def train(recipe, out, **options):
-    return fit(recipe, data(), data(2, seed=9), out, machine=CPU, **options)
+def train(recipe, out, start=None, **options):
+    return Plan(recipe, data(), data(2, seed=9), start).run(out, device="cpu", **options)
 
 
 def events(out):
@@ -64,7 +61,7 @@ def test_a_run_leaves_weights_events_recipe_and_checkpoint(recipe, tmp_path):
     weights = train(recipe, tmp_path / "run")
     info = read_info(weights)
     assert info.architecture == recipe.architecture
-    assert set(info.score) == {"dsb_score", "f1", "ap_50"}
+    assert set(info.score) == {"dsb_score", "f1", "ap_50", "ap_75"}
     assert info.steps in (4, 8)
     assert load_model(weights).network is not None
     told = events(tmp_path / "run")
@@ -100,7 +97,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(recipe, tmp_path):
             return super().__getitem__(index)
 
     first = Interrupted(4, shape=(64, 64), count=4, diameter=18, seed=0)
-    fit(half, first, data(2, seed=9), tmp_path / "parts", machine=CPU)
+    Plan(half, first, data(2, seed=9)).run(tmp_path / "parts", device="cpu")
     assert 0 < events(tmp_path / "parts")[-1]["step"] < 8
     assert events(tmp_path / "parts")[-1]["finished"] is False
     train(half, tmp_path / "parts", resume=True)

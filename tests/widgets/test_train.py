@@ -16,10 +16,11 @@ from napari_deepretina.data.project import Project
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.document import Document, Nucleus
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.runs import runs_folder
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.training.control import own_process
-from napari_deepretina.training.watch import RunWatch, find_running, runs_folder
+from napari_deepretina.training.watch import RunWatch, find_running
 
 SMALL = (
     "main.crop=64 main.batch_size=1 main.regions_per_image=16 log_every=1 validate_every=3 workers=0 "

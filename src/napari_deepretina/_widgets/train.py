@@ -35,9 +35,10 @@ from napari_deepretina._widgets.tips import TRAIN, explain
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError, in_a_window
 from napari_deepretina.files import short_path
+from napari_deepretina.model.runs import runs_folder
 from napari_deepretina.model.weights import available
 from napari_deepretina.training.recipe import shipped_recipes
-from napari_deepretina.training.watch import RunWatch, find_running, fresh_run_name, runs_folder, start_run
+from napari_deepretina.training.watch import RunWatch, find_running, fresh_run_name, start_run
 
 POLL_MS = 500
 SAMPLE = "training sample"

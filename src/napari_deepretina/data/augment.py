@@ -92,24 +92,31 @@ def random_crop(
     Parameters
     ----------
     image : (H, W, 3) float32, normalised.
-    labels : (H, W) int32.
+    labels : (H, W) int32, or (K, H, W) where objects overlap.
     size : side of the crop in pixels.
     base_scale : zoom used for this image at inference.
 
     Returns
     -------
     image : (3, size, size) float32 tensor, bilinear; 0 beyond the border.
-    labels : (size, size) int32, nearest neighbour; 0 beyond the border. Copies of nuclei (`paste`) have
-        the id of the copied one plus ``labels.max() + 1``.
+    labels : (size, size) or (K, size, size) int32, nearest neighbour; 0 beyond the border. Copies of nuclei
+        (`paste`, where none overlap) have the id of the copied one plus ``labels.max() + 1``.
     """
+    shape = labels.shape[-2:]
     if settings.geometry == "deep-retina":
-        view, seen = original_crop(image, labels, size, OriginalView.drawn(labels.shape, size, settings, rng))
+        view, seen = original_crop(image, labels, size, OriginalView.drawn(shape, size, settings, rng))
     else:
-        matrix = _output_to_input(labels, size, base_scale, settings, rng)
-        view, seen = _sampled(image, labels, _sampling_grid(matrix, size, labels.shape))
-    if settings.paste and rng.random() < settings.paste:
+        matrix = _output_to_input(flat(labels), size, base_scale, settings, rng)
+        view, seen = _sampled(image, labels, _sampling_grid(matrix, size, shape))
+    if settings.paste and rng.random() < settings.paste and labels.ndim == 2:
         view, seen = _pasted(view, seen, int(labels.max()) + 1, rng)
-    return _recoloured(view, seen, settings, rng), seen
+    return _recoloured(view, flat(seen), settings, rng), seen
+
+
+def flat(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(H, W) of labels that may have several planes."""
+    seen: NDArray[np.int32] = labels if labels.ndim == 2 else labels.max(axis=0)
+    return seen
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def original_crop(
 ) -> tuple[Tensor, NDArray[np.int32]]:
     """What Deep Retina shows of an image for given draws; shapes and dtypes as `random_crop`."""
     matrix, shown = view.matrix(size)
-    grid = _sampling_grid(matrix, size, labels.shape)
+    grid = _sampling_grid(matrix, size, labels.shape[-2:])
     grid[0][torch.from_numpy(~shown)] = 2.0  # beyond the border: reads as 0
     return _sampled(image, labels, grid)
 
@@ -218,9 +225,9 @@ def _sampled(
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     view = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)[0]
     # float64 holds every int32 id exactly
-    ids = torch.from_numpy(labels.astype(np.float64))[None, None]
-    turned = F.grid_sample(ids, grid.double(), mode="nearest", align_corners=False)[0, 0]
-    return view, turned.numpy().astype(np.int32)
+    ids = torch.from_numpy(labels.astype(np.float64)).reshape(1, -1, *labels.shape[-2:])
+    turned = F.grid_sample(ids, grid.double(), mode="nearest", align_corners=False)[0]
+    return view, turned.reshape(*labels.shape[:-2], *turned.shape[-2:]).numpy().astype(np.int32)
 
 
 def _sampling_grid(matrix: NDArray[np.float64], size: int, shape: tuple[int, ...]) -> Tensor:

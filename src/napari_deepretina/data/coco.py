@@ -55,11 +55,11 @@ class CocoFile:
                 raise self._misfit(annotation, f"it belongs to unknown image {image_id!r}")
             self._annotations[images[image_id][0]].append(annotation)
 
-    def objects(self, name: str, *, crowds: bool = True) -> Instances:
-        """Objects of one image; without `crowds`, annotations that stand for many objects are left out."""
+    def objects(self, name: str, *, crowds: bool | None = None) -> Instances:
+        """Objects of one image; with `crowds`, only annotations that stand for many, or only the others."""
         found: list[_Object] = []
         for annotation in self._annotations[name]:
-            if not crowds and annotation.get("iscrowd"):
+            if crowds is not None and bool(annotation.get("iscrowd")) != crowds:
                 continue
             try:
                 placed = _placed(annotation["segmentation"], self.shapes[name])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from napari_deepretina.data.sample import Dataset, Sample
-from napari_deepretina.errors import UserError
 
 
 class JoinedDataset:
@@ -13,23 +15,30 @@ class JoinedDataset:
 
     Attributes
     ----------
-    class_names : of classes 1, 2, …; the same for all parts.
+    class_names : of classes 1, 2, …; where parts tell different ones apart, all of them, each once, or those
+        given.
     weights : copies of each image in a round of training, from the weights of the parts.
     title : what people call it.
     """
 
     def __init__(
-        self, parts: Sequence[Dataset], weights: Sequence[int] | None = None, title: str = ""
+        self,
+        parts: Sequence[Dataset],
+        weights: Sequence[int] | None = None,
+        title: str = "",
+        class_names: Sequence[str] = (),
     ) -> None:
         self.title = title
         weights = weights or [1] * len(parts)
         self.weights = [w for part, w in zip(parts, weights, strict=True) for _ in range(len(part))]
         names = [tuple(getattr(part, "class_names", ("nucleus",))) for part in parts]
-        if len(set(names)) > 1:
-            raise UserError(
-                f"the data sets tell different classes apart: {' and '.join(map(str, set(names)))}"
-            )
-        self.class_names = names[0] if names else ("nucleus",)
+        told = class_names or dict.fromkeys(n for own in names for n in own)
+        self.class_names = tuple(told) or ("nucleus",)
+        self._classes = {
+            id(part): [self.class_names.index(n) + 1 for n in own]
+            for part, own in zip(parts, names, strict=True)
+            if own != self.class_names
+        }
         self._places = [(part, i) for part in parts for i in range(len(part))]
         self.names: Sequence[str] = _named_apart(parts)
 
@@ -38,7 +47,12 @@ class JoinedDataset:
 
     def __getitem__(self, index: int) -> Sample:
         part, place = self._places[index]
-        return part[place]
+        sample, known = part[place], self._classes.get(id(part))
+        if known is None:
+            return sample
+        ids = np.unique(sample.stack)
+        classes = {i: known[sample.class_of(i) - 1] for i in ids[ids > 0].tolist()}
+        return replace(sample, classes=classes, annotated=frozenset(known))
 
 
 def _named_apart(parts: Sequence[Dataset]) -> list[str]:

@@ -11,7 +11,7 @@ from napari_deepretina.data.kaggle import KaggleDataset
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.ours import RESULT
 from napari_deepretina.data.pairs import LABEL_FOLDERS
-from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv
+from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances.labels import LabelImage
@@ -79,11 +79,15 @@ def _json(like: str | Path | None) -> Path | None:
 
 
 def _from_rle(path: Path) -> LabelSet:
-    strings = read_rle_csv(path)
+    strings, shapes = read_rle_csv(path), read_shapes(path)
 
     def read(name: str, shape: Shape | None) -> LabelImage:
+        shape = shape or shapes.get(name)
         if shape is None:
-            raise UserError(f"{path} does not tell how large {name!r} is; compare it with label images")
+            raise UserError(
+                f"{path} does not tell how large {name!r} is: compare it with label images, or give it "
+                "columns Height and Width"
+            )
         return decode_objects(strings[name], shape, name).to_labels()
 
     return LabelSet(list(strings), read)

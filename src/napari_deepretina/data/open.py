@@ -45,9 +45,10 @@ def open_dataset(path: str | Path, *, lonely_too: bool = False) -> tuple[Dataset
     if path.suffix.lower() == ".json" and path.is_file():
         return CocoDataset(path), None
     if path.is_dir() and (files := annotation_files(path)):
-        train, val = map(CocoDataset, files)
-        return JoinedDataset([train, val]), Split(
-            tuple(train.names), tuple(val.names), str(path / "annotations")
+        parts = [CocoDataset(file) for file in (*files[0], *files[1])]
+        joined, count = JoinedDataset(parts), sum(map(len, parts[: len(files[0])]))
+        return joined, Split(
+            tuple(joined.names[:count]), tuple(joined.names[count:]), str(path / "annotations")
         )
     tree = open_tree(path)
     dataset: Dataset = (

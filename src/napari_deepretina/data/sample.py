@@ -26,6 +26,12 @@ class Sample:
     classes : class of each id, 1…C; ids that are not in it are of class 1.
     complete : whether every nucleus is labelled; where some are not, training punishes confident detections
         away from all labels less.
+    planes : (K, H, W) int32, the same objects where some overlap: each is whole in one of the planes. None
+        where none overlap.
+    crowds : (H, W) int32, regions that stand for many objects, which are neither learnt nor counted; None
+        where there are none.
+    annotated : classes that the data set tells apart, where it is joined to one that tells more; None for
+        all.
     """
 
     name: str
@@ -33,6 +39,18 @@ class Sample:
     labels: LabelImage
     classes: Mapping[int, int] | None = None
     complete: bool = True
+    planes: NDArray[np.int32] | None = None
+    crowds: LabelImage | None = None
+    annotated: frozenset[int] | None = None
+
+    @property
+    def stack(self) -> NDArray[np.int32]:
+        """(K, H, W) int32: all objects whole; one plane where none overlap."""
+        return self.labels[None] if self.planes is None else self.planes
+
+    def class_of(self, label: int) -> int:
+        """Class of an id, 1…C."""
+        return (self.classes or {}).get(label, 1)
 
 
 class Dataset(Protocol):

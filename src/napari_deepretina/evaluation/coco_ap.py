@@ -43,35 +43,72 @@ def coco_ap(
     UserError
         If either is not COCO, or they share no image.
     """
+    found = _evaluations(truth, predicted, max_dets)
+    if found is None:
+        return {kind: dict.fromkeys(FIELDS, 0.0) for kind in KINDS}
+    return {kind: {name: _mean(e, *what) for name, what in FIELDS.items()} for kind, e in found.items()}
+
+
+def ap_by_class(
+    truth: Mapping[str, Any], predicted: Mapping[str, Any] | Sequence[Any], *, max_dets: int = 100
+) -> dict[str, dict[str, float]]:
+    """AP of boxes and masks of each class, parameters and errors as in `coco_ap`.
+
+    Returns
+    -------
+    ``{class name: {"boxes": AP, "masks": AP}}``; -1 where the truth holds no object of that class.
+    """
+    names = {c["id"]: str(c["name"]) for c in truth["categories"]}
+    found = _evaluations(truth, predicted, max_dets)
+    if found is None:
+        return {name: dict.fromkeys(KINDS, 0.0) for name in names.values()}
+    return {
+        name: {kind: _mean(e, None, "all", place=e.params.catIds.index(number)) for kind, e in found.items()}
+        for number, name in names.items()
+    }
+
+
+def _evaluations(
+    truth: Mapping[str, Any], predicted: Mapping[str, Any] | Sequence[Any], max_dets: int
+) -> dict[str, Any] | None:
+    """Evaluations of boxes and masks by pycocotools, accumulated; None where nothing was predicted."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     try:
         results, image_ids = _results(truth, predicted)
+        if not results:
+            return None
         with contextlib.redirect_stdout(io.StringIO()):
             known = COCO()
             known.dataset = copy.deepcopy(dict(truth))
             known.createIndex()
-            if not results:
-                return {kind: dict.fromkeys(FIELDS, 0.0) for kind in KINDS}
             found = known.loadRes(results)
-            figures = {}
+            evaluations = {}
             for kind, iou_type in KINDS.items():
                 evaluation = COCOeval(known, found, iou_type)
                 evaluation.params.imgIds = image_ids
                 evaluation.params.maxDets = [1, 10, max_dets]
                 evaluation.evaluate()
                 evaluation.accumulate()
-                figures[kind] = {name: _mean(evaluation, *what) for name, what in FIELDS.items()}
+                evaluations[kind] = evaluation
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise UserError(f"COCO's average precision cannot be computed: {error!r}") from None
-    return figures
+    return evaluations
 
 
 def coco_table(figures: Mapping[str, Mapping[str, float]]) -> str:
     """A line for boxes and one for masks."""
     lines = [" " * 8 + "".join(f"{name:>8}" for name in FIELDS)]
     lines += [f"{kind:8}" + "".join(f"{v:8.3f}" for v in row.values()) for kind, row in figures.items()]
+    return "\n".join(lines)
+
+
+def class_table(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """A line for each class: AP of boxes and masks."""
+    wide = max(8, *(len(name) for name in figures)) + 1
+    lines = [" " * wide + "".join(f"{kind:>8}" for kind in KINDS)]
+    lines += [f"{name:{wide}}" + "".join(f"{row[k]:8.3f}" for k in KINDS) for name, row in figures.items()]
     return "\n".join(lines)
 
 
@@ -105,10 +142,12 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def _mean(evaluation: Any, iou: float | None, size: str) -> float:
-    """Mean precision over thresholds, recalls and categories that exist; -1 if there are none."""
+def _mean(evaluation: Any, iou: float | None, size: str, place: int | None = None) -> float:
+    """Mean precision over thresholds, recalls and categories that exist, or of one; -1 if there are none."""
     params = evaluation.params
     precision = evaluation.eval["precision"][..., params.areaRngLbl.index(size), -1]
+    if place is not None:
+        precision = precision[:, :, place]
     if iou is not None:
         precision = precision[np.isclose(params.iouThrs, iou)]
     precision = precision[precision > -1]

@@ -12,7 +12,7 @@ import numpy as np
 from napari_deepretina.export.outlines import outlines
 from napari_deepretina.files import written_whole
 from napari_deepretina.instances import Instances
-from napari_deepretina.instances.rle import runs_of
+from napari_deepretina.instances.rle import coco_counts
 
 
 def write_coco(
@@ -59,8 +59,8 @@ def coco_content(
         boxes = instances.tight_boxes().tolist()
         for index, (window, mask) in enumerate(instances):
             x0, y0, x1, y1 = boxes[index]
-            starts, lengths = runs_of(mask, (window[0].start, window[1].start), height)
-            shape: Any = {"size": [height, width], "counts": _counts(starts, lengths, height * width)}
+            counts = coco_counts(mask, (window[0].start, window[1].start), (height, width))
+            shape: Any = {"size": [height, width], "counts": counts}
             if polygons:
                 corner = np.array([window[1].start, window[0].start])
                 shape = [(ring + corner).ravel().tolist() for ring in outlines(mask)]
@@ -72,19 +72,10 @@ def coco_content(
                     "image_id": image_id,
                     "category_id": int(instances.classes[index]),
                     "segmentation": shape,
-                    "area": int(lengths.sum()),
+                    "area": int(mask.sum()),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
                 }
                 | ({} if np.isnan(score) else {"score": round(score, 6)})
             )
     return content
-
-
-def _counts(starts: Any, lengths: Any, pixels: int) -> list[int]:
-    """Lengths of background and object in turn, background first; starts are 1-based."""
-    ends = np.concatenate([[0], (starts - 1 + lengths)])
-    gaps = np.concatenate([starts - 1, [pixels]]) - ends
-    counts = np.empty(2 * len(lengths) + 1, np.int64)
-    counts[0::2], counts[1::2] = gaps, lengths
-    return [int(c) for c in (counts if counts[-1] else counts[:-1])]

@@ -14,6 +14,8 @@ from napari_deepretina.instances import Instances, rle
 def write_rle_csv(images: Iterable[tuple[str, Instances]], path: Path, *, with_shape: bool = False) -> None:
     """Write the objects of several images; one without objects gets one row with no pixels.
 
+    A pixel belongs to one object only: where those of several classes meet, to the one of the highest score.
+
     With `with_shape`, columns Height and Width follow, so that the file can be read by itself; the
     competition takes two columns only.
     """
@@ -22,4 +24,6 @@ def write_rle_csv(images: Iterable[tuple[str, Instances]], path: Path, *, with_s
         rows.writerow(COLUMNS + (SHAPE_COLUMNS if with_shape else ()))
         for name, instances in images:
             shape = instances.shape if with_shape else ()
+            if len(set(instances.classes.tolist())) > 1:
+                instances = Instances.from_labels(instances.to_labels())
             rows.writerows((name, string, *shape) for string in (rle.encode(instances) or [""]))

@@ -82,8 +82,7 @@ def make_plan(
     if scale is not None:
         pass
     elif diameter is None:
-        ours = not architecture.is_matterport
-        scale = architecture.usual_scale(min(size)) if ours else _matterport_scale(size, architecture)
+        scale = architecture.usual_scale(size)
     elif not 0 < diameter < float("inf"):
         raise UserError(f"the expected diameter must be above 0 pixels, got {diameter:g}")
     else:
@@ -107,13 +106,3 @@ def make_plan(
                 f"has {scaled[0]}×{scaled[1]}"
             )
     return Plan(shape, scale, scaled, padded, offset, size)
-
-
-def _matterport_scale(size: tuple[int, int], architecture: Architecture) -> float:
-    """Zoom of Matterport's resize modes."""
-    if architecture.resize == "none":
-        return 1.0
-    scale = architecture.usual_scale(min(size))
-    if architecture.resize == "square" and round(max(size) * scale) > architecture.long_side:
-        return architecture.long_side / max(size)
-    return scale

@@ -12,6 +12,9 @@ from napari_deepretina.inference.views import View
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo
 from napari_deepretina.postprocess import PostprocessSettings
 
+ADVISED = ("score", "nms", "min_area")
+"""Settings that weights may have advice on, which counts where nobody chooses."""
+
 
 class SegmentSettings(PostprocessSettings):
     """Post-processing settings plus those that the network itself needs."""

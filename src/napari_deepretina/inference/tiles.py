@@ -147,7 +147,7 @@ def predict_tiled(
 
 def _size_note(plan: Plan, model: LoadedModel, diameter: float | None) -> list[str]:
     """A sentence on nuclei that are looked at enlarged or reduced, if nobody asked for it."""
-    usual = model.info.architecture.usual_scale(min(plan.shape))
+    usual = model.info.architecture.usual_scale(plan.shape)
     if plan.scale == usual or diameter is not None:
         return []
     size = "small" if plan.scale > usual else "large"

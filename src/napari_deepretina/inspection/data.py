@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_deepretina.data.crops import CropStream, collate
+from napari_deepretina.data.augment import flat
+from napari_deepretina.data.crops import CropStream, Decoded, collate
 from napari_deepretina.data.files import is_image, open_tree, stem
 from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.sample import Dataset
@@ -143,15 +144,14 @@ class SeenCrop:
 def crops_of(dataset: Dataset, recipe: Recipe, *, stage: int = 0, count: int = 12) -> list[SeenCrop]:
     """The first crops that a stage of a recipe would learn from."""
     chosen = recipe.stages[stage]
+    diameter = typical_diameter(dataset, recipe.architecture) if chosen.augmentation.adapt else 0
     stream = CropStream(
-        dataset,
+        Decoded(dataset, recipe.architecture, diameter=diameter),
         size=chosen.crop,
-        architecture=recipe.architecture,
         augmentation=chosen.augmentation,
         seed=recipe.seed * 1009 + stage,
         length=count,
         positions=round_of(dataset, chosen.sampler),
-        diameter=typical_diameter(dataset, recipe.architecture) if chosen.augmentation.adapt else 0,
     )
     seen = []
     for number in range(count):
@@ -160,7 +160,7 @@ def crops_of(dataset: Dataset, recipe: Recipe, *, stage: int = 0, count: int = 1
             raise batch
         target = batch.targets[0]
         pixels = batch.images[0].permute(1, 2, 0).clamp(0, 1).numpy()
-        seen.append(SeenCrop(pixels, target.boxes.numpy(), target.labels.numpy().astype(np.int32)))
+        seen.append(SeenCrop(pixels, target.boxes.numpy(), flat(target.labels.numpy())))
     return seen
 
 

@@ -133,6 +133,16 @@ class Instances:
                 return int(labels[window][mask][other][0]) - 1, place
         return None
 
+    def to_planes(self) -> NDArray[np.int32]:
+        """(K, H, W) int32, at least one plane: objects that share pixels are painted in different ones."""
+        planes = [np.zeros(self.shape, np.int32)]
+        for label, (window, mask) in zip(self.ids.tolist(), self, strict=True):
+            plane = next((p for p in planes if not p[window][mask].any()), None)
+            if plane is None:
+                planes.append(plane := np.zeros(self.shape, np.int32))
+            plane[window][mask] = label
+        return np.stack(planes)
+
     def to_labels(self, rows: slice = slice(None)) -> LabelImage:
         """Paint the objects under their ids; where they meet, the first keeps the pixel.
 

@@ -149,3 +149,18 @@ def from_runs(
         for offset, area, rows in zip(offsets.tolist(), areas.tolist(), tall.tolist(), strict=True)
     ]
     return boxes, masks
+
+
+def coco_counts(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]) -> list[int]:
+    """Run lengths of an object as COCO counts them: background and object in turn, down the columns.
+
+    Parameters
+    ----------
+    mask : (h, w), which lies at `corner` (y, x) in an image of `shape` (height, width).
+    """
+    starts, lengths = runs_of(mask, corner, shape[0])
+    ends = np.concatenate([[0], (starts - 1 + lengths)])
+    gaps = np.concatenate([starts - 1, [shape[0] * shape[1]]]) - ends
+    counts = np.empty(2 * len(lengths) + 1, np.int64)
+    counts[0::2], counts[1::2] = gaps, lengths
+    return [int(c) for c in (counts if counts[-1] else counts[:-1])]

@@ -69,10 +69,16 @@ class Architecture(BaseModel):
         """Object classes plus background."""
         return len(self.classes) + 1
 
-    def usual_scale(self, side: int) -> float:
-        """Zoom from an image, whose short side is given, to network pixels, where nobody says otherwise."""
-        larger = self.short_side / side
-        return max(self.scale, larger if self.is_matterport else min(larger, MOST_ENLARGED * self.scale))
+    def usual_scale(self, shape: tuple[int, ...]) -> float:
+        """Zoom from an image of (height, width) to network pixels, where nobody says otherwise."""
+        larger = self.short_side / min(shape[:2])
+        if not self.is_matterport:
+            return max(self.scale, min(larger, MOST_ENLARGED * self.scale))
+        if self.resize == "none":
+            return 1.0
+        zoom, side = max(self.scale, larger), max(shape[:2])
+        too_long = self.resize == "square" and round(side * zoom) > self.long_side
+        return self.long_side / side if too_long else zoom
 
     def adapted_scale(self, diameter: float, known: float, usual: float) -> float | None:
         """Zoom at which an image of small or large nuclei is looked at instead; None where they are neither.

@@ -53,8 +53,12 @@ class MaskRCNN(nn.Module):
         targets : truth of each image.
         """
         features, batch = self._features(images)
-        proposals, losses = self.proposals(batch, features, [{"boxes": t.boxes} for t in targets])
-        losses.update(self.regions.losses(features, proposals, targets, batch.image_sizes))
+        chances = [t.chance() for t in targets]
+        truth = [
+            {"boxes": t.boxes, "crowds": t.crowds, "chance": c} for t, c in zip(targets, chances, strict=True)
+        ]
+        proposals, losses = self.proposals(batch, features, truth)
+        losses.update(self.regions.losses(features, proposals, targets, chances))
         return cast("dict[str, Tensor]", losses)
 
     @torch.inference_mode()

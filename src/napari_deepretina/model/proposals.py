@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -9,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from napari_deepretina.model.architecture import Architecture, Limits
-from napari_deepretina.model.targets import match_anchors
+from napari_deepretina.model.targets import Chance, in_crowds, match_anchors
 
 
 class FloatRPNHead(RPNHead):
@@ -19,6 +22,22 @@ class FloatRPNHead(RPNHead):
         """Objectness and box deltas per level."""
         objectness, deltas = super().forward(x)
         return [o.float() for o in objectness], [d.float() for d in deltas]
+
+
+class AnchorSampler:
+    """In the place of torchvision's sampler: 256 anchors an image, at most half positive.
+
+    Attributes
+    ----------
+    chances : of the batch under way, image by image.
+    """
+
+    chances: Sequence[Chance] = ()
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks (A,) of the positive and negative anchors of each image to learn from."""
+        drawn = [c.balanced(one, 256, 0.5) for c, one in zip(self.chances, labels, strict=True)]
+        return [p for p, _ in drawn], [n for _, n in drawn]
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -42,6 +61,7 @@ class ProposalNetwork(RegionProposalNetwork):
             nms_thresh=Limits().proposal_nms,
             score_thresh=0.0,
         )
+        self.fg_bg_sampler = AnchorSampler()
 
     def propose(self, images: ImageList, features: dict[str, Tensor], limits: Limits) -> list[Tensor]:
         """(N, 4) xyxy proposals of each image, best first, within the limits; evaluation mode."""
@@ -52,22 +72,29 @@ class ProposalNetwork(RegionProposalNetwork):
         return proposals
 
     def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+        self, anchors: list[Tensor], targets: list[dict[str, Any]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Labels (1, 0, -1) and the matched true box of every anchor, image by image."""
+        """Labels (1, 0, -1) and the matched true box of every anchor, image by image.
+
+        Parameters
+        ----------
+        targets : ``boxes`` and ``crowds`` of each image, (G, 4) and (N, 4) xyxy, and ``chance``, which draws.
+        """
+        self.fg_bg_sampler.chances = [target["chance"] for target in targets]
         labels, boxes = [], []
         for anchors_here, target in zip(anchors, targets, strict=True):
             truth = target["boxes"]
             if len(truth) == 0:
-                labels.append(anchors_here.new_zeros(len(anchors_here)))
-                boxes.append(torch.zeros_like(anchors_here))
-                continue
-            matched, label = match_anchors(
-                truth,
-                anchors_here,
-                high=self.proposal_matcher.high_threshold,
-                low=self.proposal_matcher.low_threshold,
-            )
+                label, box = anchors_here.new_zeros(len(anchors_here)), torch.zeros_like(anchors_here)
+            else:
+                matched, label = match_anchors(
+                    truth,
+                    anchors_here,
+                    high=self.proposal_matcher.high_threshold,
+                    low=self.proposal_matcher.low_threshold,
+                )
+                box = truth[matched]
+            label[(label == 0) & in_crowds(anchors_here, target["crowds"])] = -1
             labels.append(label)
-            boxes.append(truth[matched])
+            boxes.append(box)
         return labels, boxes

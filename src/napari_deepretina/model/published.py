@@ -11,6 +11,7 @@ from urllib.error import URLError
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import moved, remove
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.matterport.keras_weights import HEADS, fill, read_keras
 from napari_deepretina.model.weights import WeightsInfo, user_folder
 
@@ -136,7 +137,7 @@ def _first(error: Exception) -> str:
 
 
 def start_from_published(kind: str, network: Network) -> WeightsInfo:
-    """Fill a fresh network with published weights, but for what depends on the classes.
+    """Fill a fresh network with published weights, but for what depends on classes where those are others.
 
     Parameters
     ----------
@@ -153,7 +154,8 @@ def start_from_published(kind: str, network: Network) -> WeightsInfo:
     architecture: Architecture = network.architecture
     if not isinstance(network, MaskRCNN):
         weights = read_keras(fetch(MATTERPORT[kind]))
-        fill(network, weights, left=set(HEADS), partly=True)
+        left = set() if architecture.classes == COCO_NAMES else set(HEADS)
+        fill(network, weights, left=left, partly=True)
     elif kind == IMAGENET:
         body = torchvision_state(architecture.backbone)
         network.backbone.get_submodule("body").load_state_dict(
@@ -185,12 +187,26 @@ def torchvision_state(name: str) -> dict[str, Tensor]:
     return state
 
 
+_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+"""Numbers below 91 that COCO gives to no category: torchvision's output layers have a row for each."""
+
+
+def _of_80(value: Tensor) -> Tensor:
+    """Output rows of background and COCO's 80 categories, of a tensor with rows for 91 numbers."""
+    if value.ndim == 0 or len(value) not in (91, 4 * 91):
+        return value
+    rows = [n for n in range(91) if n not in _UNUSED]
+    return value.reshape(91, -1, *value.shape[1:])[rows].reshape(-1, *value.shape[1:])
+
+
 def fill_from_torchvision(network: MaskRCNN, state: dict[str, Tensor]) -> list[str]:
     """Take over torchvision's ``maskrcnn_resnet50_fpn``; names of our tensors that stay random.
 
     Our pyramid and mask head have a batch-norm where theirs have a bias: it becomes the norm's shift.
     """
     ours = network.state_dict()
+    if network.architecture.classes == COCO_NAMES:
+        state = {name: _of_80(value) for name, value in state.items()}
     renamed = {"proposals": "rpn", "regions": "roi_heads"}
     filled: dict[str, Tensor] = {}
     for name in ours:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
 
 from napari_deepretina.model.architecture import Architecture, Limits
-from napari_deepretina.model.targets import Target, mask_targets
+from napari_deepretina.model.targets import Chance, Target, in_crowds, mask_targets, typical_count
 
 LEVELS = ("0", "1", "2", "3")
 FORGIVEN = 0.3
@@ -26,8 +26,9 @@ APART = 0.1
 def region_weights(regions: Tensor, logits: Tensor, target: Target) -> Tensor:
     """How much the class of each region counts in the loss.
 
-    Everything counts in full, but in an image of which some nuclei are unlabelled, a region that the network
-    holds for a nucleus, and that touches no labelled one, may well be one.
+    Everything counts in full, but for classes that the image's data set does not annotate (see
+    `Target.counts`); and in an image of which some nuclei are unlabelled, a region that the network holds for
+    a nucleus, and that touches no labelled one, may well be one.
 
     Parameters
     ----------
@@ -36,16 +37,16 @@ def region_weights(regions: Tensor, logits: Tensor, target: Target) -> Tensor:
 
     Returns
     -------
-    (R,) float32 of 1 and FORGIVEN.
+    (R,) float32 of 1, FORGIVEN and 0.
     """
-    weights = torch.ones(len(regions), device=logits.device)
+    weights = target.counts(logits)
     if target.complete or not len(regions):
         return weights
     confident = logits.softmax(-1)[:, 0] < 0.5
     apart = torch.ones_like(confident)
     if len(target.boxes):
         apart = box_iou(target.boxes, regions).amax(dim=0) <= APART
-    weights[confident & apart] = FORGIVEN
+    weights[confident & apart] *= FORGIVEN
     return weights
 
 
@@ -99,10 +100,11 @@ class RegionHeads(nn.Module):
         features: Mapping[str, Tensor],
         proposals: list[Tensor],
         targets: list[Target],
-        sizes: list[tuple[int, int]],
+        chances: list[Chance],
     ) -> dict[str, Tensor]:
-        """Class, box and mask loss of a batch, each a scalar float32."""
-        regions, classes, matched = self._sample(proposals, targets)
+        """Class, box and mask loss of a batch, each a scalar float32; `chances` draw the regions."""
+        sizes = [(int(t.labels.shape[-2]), int(t.labels.shape[-1])) for t in targets]
+        regions, classes, matched = self._sample(proposals, targets, chances)
         logits, deltas = self._boxes(features, regions, sizes)
         labels = torch.cat(classes)
         positive = torch.nonzero(labels > 0).flatten()
@@ -114,11 +116,13 @@ class RegionHeads(nn.Module):
         box_loss = F.smooth_l1_loss(chosen, wanted[positive], beta=1 / 9, reduction="sum")
         each = F.cross_entropy(logits, labels, reduction="none")
         answers = torch.split(logits.detach(), [len(r) for r in regions])
-        weights = [region_weights(*known) for known in zip(regions, answers, targets, strict=True)]
+        weights = torch.cat([region_weights(*known) for known in zip(regions, answers, targets, strict=True)])
+        told = [t.active is None for t, r in zip(targets, regions, strict=True) for _ in range(len(r))]
+        counted = len(each) if all(told) else int((weights > 0).sum())
         return {
-            "loss_classifier": (each * torch.cat(weights)).mean(),
-            "loss_box_reg": box_loss / max(1, labels.numel()),
-            "loss_mask": self._mask_loss(features, regions, classes, matched, targets, sizes),
+            "loss_classifier": (each * weights).sum() / self._shared(counted, each),
+            "loss_box_reg": box_loss / self._shared(labels.numel(), each),
+            "loss_mask": self._mask_loss(features, regions, classes, matched, targets, chances),
         }
 
     def detect(
@@ -198,10 +202,15 @@ class RegionHeads(nn.Module):
         classes: list[Tensor],
         matched: list[Tensor],
         targets: list[Target],
-        sizes: list[tuple[int, int]],
+        chances: list[Chance],
     ) -> Tensor:
-        positive = [self._some(torch.nonzero(c > 0).flatten()) for c in classes]
+        sizes = [(int(t.labels.shape[-2]), int(t.labels.shape[-1])) for t in targets]
+        positive = [
+            self._some(torch.nonzero(c > 0).flatten(), chance)
+            for c, chance in zip(classes, chances, strict=True)
+        ]
         chosen = [r[p] for r, p in zip(regions, positive, strict=True)]
+        counted = self._shared(sum(map(len, chosen)), chosen[0])
         if not sum(map(len, chosen)):
             # Keeps every parameter in the graph, which DDP and the optimiser count on.
             return sum(
@@ -218,21 +227,23 @@ class RegionHeads(nn.Module):
             ]
         )
         picked = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(picked, wanted)
+        total = F.binary_cross_entropy_with_logits(picked, wanted, reduction="sum")
+        return total / (counted * self.mask_size**2)
 
-    def _some(self, positive: Tensor) -> Tensor:
+    def _shared(self, count: int, like: Tensor) -> float:
+        return typical_count(count, like.device, shared=self.training)
+
+    def _some(self, positive: Tensor, chance: Chance) -> Tensor:
         """Those whose masks are learnt: all, or as many at random."""
-        if not 0 < self.masks_per_image < len(positive):
-            return positive
-        return positive[torch.randperm(len(positive))[: self.masks_per_image].to(positive.device)]
+        few = 0 < self.masks_per_image < len(positive)
+        return chance.some(positive, self.masks_per_image) if few else positive
 
     def _sample(
-        self, proposals: list[Tensor], targets: list[Target]
+        self, proposals: list[Tensor], targets: list[Target], chances: list[Chance]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Regions to learn from, their class (0 background) and the index of their true box."""
-        sampler = BalancedPositiveNegativeSampler(self.regions_per_image, self.positive_fraction)
         regions, classes, matched = [], [], []
-        for proposed, target in zip(proposals, targets, strict=True):
+        for proposed, target, chance in zip(proposals, targets, chances, strict=True):
             candidates = torch.cat([proposed, target.boxes])
             if len(target.boxes):
                 iou, index = box_iou(target.boxes, candidates).max(dim=0)
@@ -240,8 +251,9 @@ class RegionHeads(nn.Module):
             else:
                 index = torch.zeros(len(candidates), dtype=torch.long, device=candidates.device)
                 label = torch.zeros_like(index)
-            positive, negative = sampler([label])
-            keep = torch.nonzero(positive[0] | negative[0]).flatten()
+            label[(label == 0) & in_crowds(candidates, target.crowds)] = -1
+            positive, negative = chance.balanced(label, self.regions_per_image, self.positive_fraction)
+            keep = torch.nonzero(positive | negative).flatten()
             regions.append(candidates[keep])
             classes.append(label[keep])
             matched.append(index[keep])

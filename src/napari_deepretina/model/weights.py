@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import written_whole
+from napari_deepretina.files import user_data_folder, written_whole
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.rescoring import Rescoring
+from napari_deepretina.model.runs import LAST, find_run, weights_in
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "nuclei"
 _KEY = "napari-deepretina"
+PERCENTILES = "percentile 1-99.8 to 0-1"
+
+
+def normalisation_of(architecture: Architecture) -> str:
+    """How images are laid before a network of this architecture."""
+    return "RGB 0-255 minus (123.7, 116.8, 103.9)" if architecture.is_matterport else PERCENTILES
 
 
 class WeightsInfo(BaseModel):
@@ -33,7 +41,7 @@ class WeightsInfo(BaseModel):
 
     name: str
     architecture: Architecture
-    normalisation: str = "percentile 1-99.8 to 0-1"
+    normalisation: str = PERCENTILES
     diameter: float = Field(default=32.0, gt=0)
     """Median nucleus diameter in the training images, in pixels of the network's input."""
     data: str = ""
@@ -74,9 +82,7 @@ class LoadedModel:
 
 def user_folder() -> Path:
     """Where a person's own weights are found by name; it need not exist."""
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("napari-deepretina", appauthor=False)) / "weights"
+    return user_data_folder() / "weights"
 
 
 def available() -> dict[str, Path]:
@@ -88,27 +94,57 @@ def available() -> dict[str, Path]:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file behind a name or path.
+    """The file behind a name, a file, the folder or the name of a run, or ``last`` for the last run.
 
     Raises
     ------
     UserError
         If there is none; the message lists the known names.
     """
-    known = available()
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    path = Path(name_or_path).expanduser()
+    known, name = available(), str(name_or_path)
+    if name in known:
+        return known[name]
+    path = Path(name).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        if (found := weights_in(path)) is not None:
+            return found
+        raise UserError(f"the folder {path} holds no weights: give a weights file, or the folder of a run")
+    if (run := find_run(name)) is not None:
+        return weights_in(run) or run
+    if name == LAST:
+        raise UserError("there is no last run with weights: give a weights file, or train first")
     names = ", ".join(known) or "none"
-    raise UserError(f"no weights {str(name_or_path)!r}: give a file that exists or a known name ({names})")
+    raise UserError(
+        f"no weights {name!r}: give a file that exists, a run's folder or name, or a known name ({names})"
+    )
 
 
 def read_info(path: Path) -> WeightsInfo:
-    """The header alone; UserError if the file is not one of ours or is damaged."""
+    """The header alone, or what a Keras file tells; UserError if it is neither or is damaged."""
+    if is_keras(path):
+        told = path.stat()
+        return _keras_info(path, told.st_mtime_ns, told.st_size)
     _, header = _open(path, tensors=False)
     return header
+
+
+def is_keras(path: Path) -> bool:
+    """Whether a file is HDF5, as Keras keeps weights."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x89HDF"
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=8)
+def _keras_info(path: Path, *_: int) -> WeightsInfo:
+    """Kept for as long as the file is the same."""
+    from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
+
+    return info_of(import_keras(path), path.stem, path.name)
 
 
 def advised_score(name_or_path: str | Path) -> float | None:
@@ -130,7 +166,7 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
 
     Parameters
     ----------
-    name_or_path : a name from `available`, or a ``.safetensors`` file of ours.
+    name_or_path : as `find` takes it; a ``.safetensors`` file of ours or a Keras file of Matterport's.
     device : where the network goes.
 
     Raises
@@ -144,6 +180,8 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
     from napari_deepretina.model.network import build
 
     path = find(name_or_path)
+    if is_keras(path):
+        return _load_keras(path, torch.device(device))
     tensors, info = _open(path, tensors=True)
     network = build(info.architecture)
     try:
@@ -153,6 +191,14 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
     network = network.eval().to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(network, info, path, sha256_of(path), torch.device(device))
+
+
+def _load_keras(path: Path, device: torch.device) -> LoadedModel:
+    from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
+
+    imported = import_keras(path)
+    info = info_of(imported, path.stem, path.name)
+    return LoadedModel(imported.network.to(device), info, path, sha256_of(path), device)
 
 
 def save_weights(
@@ -187,11 +233,6 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
             head = file.read(9)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if head[:2] == b"\x89H":
-        raise UserError(
-            f"{path} is a Keras file; make it ours first with "
-            f"'napari-deepretina weights import {path} NEW.safetensors'"
-        )
     # The first eight bytes of a safetensors file are the length of its header, and may begin with anything.
     if head[:2] == b"PK" or (head[:1] == b"\x80" and head[8:] != b"{"):
         raise UserError(

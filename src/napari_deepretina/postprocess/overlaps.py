@@ -1,4 +1,4 @@
-"""Every pixel belongs to one nucleus at most."""
+"""Every pixel belongs to one nucleus at most; of several classes, to one object of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def resolve_overlaps(
 ) -> tuple[Instances, NDArray[np.int64]]:
     """Give each pixel to the highest score that claims it, and drop what is left over too small.
 
-    A nucleus that is dropped gives its pixels back to those behind it.
+    A nucleus that is dropped gives its pixels back to those behind it. Objects of different classes do not
+    take pixels from each other.
 
     Parameters
     ----------
@@ -23,16 +24,17 @@ def resolve_overlaps(
 
     Returns
     -------
-    instances : disjoint, highest score first.
+    instances : disjoint in each class, highest score first.
     index : (N',) int64, where each one stood in the input.
     """
-    taken = np.zeros(instances.shape, bool)
+    taken = {label: np.zeros(instances.shape, bool) for label in set(instances.classes.tolist())}
+    classes = instances.classes.tolist()
     kept: list[int] = []
     masks: list[NDArray[np.bool_]] = []
     boxes = instances.boxes.tolist()
     for i in np.argsort(-instances.scores, kind="stable").tolist():
         x0, y0, x1, y1 = boxes[i]
-        here = taken[y0:y1, x0:x1]
+        here = taken[classes[i]][y0:y1, x0:x1]
         free = instances.masks[i] & ~here
         area, left = np.count_nonzero(instances.masks[i]), np.count_nonzero(free)
         if left < max(1, min_area) or area - left > max_lost * area:

@@ -22,13 +22,14 @@ SCORE_MARGIN = 0.1
 def postprocess(raw: RawInstances, settings: PostprocessSettings | None = None) -> Instances:
     """Apply a person's settings to what the network found.
 
-    Score floor, box NMS in each view (classes compete with each other), mask threshold, votes of the
-    views, holes, dilation, overlaps, areas and border, in this order.
+    Score floor, box NMS in each view, mask threshold, votes of the views, holes, dilation, overlaps, areas
+    and border, in this order. Objects of different classes do not compete.
 
     Returns
     -------
     Instances
-        Disjoint, highest score first; ``to_labels()`` paints them. ``sources`` are places in `raw`.
+        Disjoint in each class, highest score first; ``to_labels()`` paints them. ``sources`` are places in
+        `raw`.
     """
     return Postprocessor(raw)(settings or PostprocessSettings())
 
@@ -63,6 +64,12 @@ class Postprocessor:
         instances = _chosen(instances, settings)
         return replace(instances, sources=kept[instances.sources])
 
+    def overlapping(self, settings: PostprocessSettings) -> Instances:
+        """As the first view has them, with all pixels that each claims: what COCO's evaluation counts."""
+        kept = self._thin(settings.nms)
+        found = _placed(self.raw[kept[self._wanted(kept, settings.score, 1)]], settings.mask_threshold)
+        return found[found.areas > 0]
+
     def _wanted(self, places: NDArray[np.int64], score: float, views: int) -> NDArray[np.bool_]:
         wanted: NDArray[np.bool_] = (self.raw.scores[places] >= score) & (self.raw.views[places] < views)
         return wanted
@@ -78,7 +85,8 @@ class Postprocessor:
                 self._survivors = nms, order
                 return order
             if self._overlaps is None:
-                self._overlaps = overlapping_pairs(self.raw.boxes, self.raw.views)
+                groups = self.raw.views * (int(self.raw.classes.max(initial=0)) + 1) + self.raw.classes
+                self._overlaps = overlapping_pairs(self.raw.boxes, groups)
             alive = survivors(self._overlaps.above(nms), self.raw.scores)
             self._survivors = nms, order[alive[order]]
         return self._survivors[1]

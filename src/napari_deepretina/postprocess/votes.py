@@ -11,9 +11,10 @@ from napari_deepretina.postprocess.pairs import Pairs, close_pairs
 
 
 def view_pairs(raw: RawInstances, merge_iou: float) -> Pairs:
-    """Pairs of detections of different views that may be the same nucleus, ready for `group_views`."""
+    """Pairs of detections of different views that may be the same object, ready for `group_views`."""
     pairs = close_pairs(raw.boxes, merge_iou)
     other = raw.views[pairs.first] != raw.views[pairs.second]
+    other &= raw.classes[pairs.first] == raw.classes[pairs.second]
     first, second, iou = pairs.first[other], pairs.second[other], pairs.iou[other]
     order = np.lexsort((-iou, first))
     return Pairs(first[order], second[order], iou[order])

@@ -12,6 +12,9 @@ import torch
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
 
+PARTS = {"network", "average", "updates", "optimizer", "step", "best"}
+"""What a checkpoint holds."""
+
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values; the old file stays until the new one is complete."""
@@ -31,5 +34,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"nothing to resume: {path} does not exist") from None
     except Exception as error:
         # torch raises several types for a damaged file
-        raise UserError(f"{path} is not a checkpoint that can be resumed: {error}") from error
+        raise UserError(f"{path} is damaged or no checkpoint, and cannot be resumed") from error
+    if not isinstance(state, dict) or (missing := PARTS - state.keys()):
+        lacks = f": it lacks {', '.join(sorted(missing))}" if isinstance(state, dict) else ""
+        raise UserError(f"{path} is no checkpoint of this program{lacks}")
     return state

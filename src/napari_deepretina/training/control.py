@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -43,8 +44,15 @@ class Control:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        for name in (STOP, PAUSE, SAVE):
-            remove(folder / name)
+        begun = psutil.Process().create_time()
+        for name in (
+            STOP,
+            PAUSE,
+            SAVE,
+        ):  # what was asked while this process started counts; what is older does not
+            with suppress(OSError):
+                if (folder / name).stat().st_mtime < begun:
+                    remove(folder / name)
         write_text(folder / PID, own_process())
         self._signalled = False
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -80,5 +88,6 @@ class Control:
         return True
 
     def close(self) -> None:
-        """The run is over."""
-        remove(self._folder / PID)
+        """The run is over, and nobody waits for anything any more."""
+        for name in (STOP, PAUSE, SAVE, PID):
+            remove(self._folder / name)

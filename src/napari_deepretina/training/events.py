@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.files import appended
+
+Tell = Callable[[str, int, dict[str, Any]], None]
+"""What shows events to a person: their name, step and values."""
 
 
 class EventLog:
@@ -22,8 +26,9 @@ class EventLog:
     processes of a distributed run but the first, writes nothing.
     """
 
-    def __init__(self, folder: Path, *, active: bool = True) -> None:
+    def __init__(self, folder: Path, *, active: bool = True, tell: Tell | None = None) -> None:
         self._active = active
+        self._tell = tell or _print
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -41,8 +46,7 @@ class EventLog:
         for key, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{event}/{key}", value, step)
-        numbers = {k: _short(v) for k, v in values.items() if isinstance(v, int | float | str)}
-        print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
+        self._tell(event, step, {k: v for k, v in values.items() if isinstance(v, int | float) or v})
 
     def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """Show a (H, W, 3) picture in TensorBoard."""
@@ -58,5 +62,6 @@ class EventLog:
             self._board.close()
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _print(event: str, step: int, values: dict[str, Any]) -> None:
+    told = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+    print(f"{event} {step} " + " ".join(f"{k} {v}" for k, v in told.items()), flush=True)

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from napari_deepretina.data.crops import Batch, CropStream, collate
-from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.crops import Batch, CropStream, Decoded, collate
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import write_text
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network, build
+from napari_deepretina.model.runs import BEST, remember
 from napari_deepretina.model.weights import WeightsInfo
+from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_deepretina.training.control import Control
-from napari_deepretina.training.events import EventLog
+from napari_deepretina.training.events import EventLog, Tell
 from napari_deepretina.training.judge import Judge, describe, is_trained
+from napari_deepretina.training.keep import Keeper
+from napari_deepretina.training.lock import sole_use
 from napari_deepretina.training.machine import Machine
-from napari_deepretina.training.recipe import Recipe, Stage, to_toml
+from napari_deepretina.training.recipe import Recipe, Stage, resolved, to_toml
+from napari_deepretina.training.resume import digest
 from napari_deepretina.training.trainable import (
     choose_layers,
     mean_square_penalty,
     optimizer_of,
     set_modes,
 )
+
+if TYPE_CHECKING:
+    from napari_deepretina.training.run import Plan
 
 
 @dataclass
@@ -44,6 +52,7 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = -1.0
+    best_step: int = 0
 
 
 @dataclass
@@ -52,12 +61,13 @@ class Run:
 
     fabric: Fabric
     recipe: Recipe
-    train: Dataset
-    out: Path
+    plan: Plan
     log: EventLog
     control: Control
-    judge: Judge
+    judge: Judge | None
+    keeper: Keeper
     diameter: float
+    out: Path
 
 
 @dataclass
@@ -86,27 +96,26 @@ class Meter:
 
 
 def fit(
-    recipe: Recipe,
-    train: Dataset,
-    val: Dataset,
+    plan: Plan,
     out: Path,
     *,
-    start: tuple[Network, WeightsInfo] | None = None,
     resume: bool = False,
     machine: Machine | None = None,
+    tell: Tell | None = None,
 ) -> Path:
-    """Train, and leave the best weights on validation in ``out/weights.safetensors``.
+    """Train, and leave weights in the run's folder.
+
+    ``weights.safetensors`` are the best on validation, or the last where there is nothing to validate on;
+    ``last.safetensors`` are those of the last checkpoint.
 
     Parameters
     ----------
-    recipe : what to do.
-    train, val : data to learn from and data to judge by; the two share no image.
-    out : the run's folder.
-    start : network to start from, with its description; by default random weights of the recipe's
-        architecture.
+    plan : what to do, on which data, from where.
+    out : the run's folder; it is this process's alone meanwhile.
     resume : go on from ``out/checkpoints/last.ckpt``; the weights become bit for bit those of an
         uninterrupted run on the same machine.
     machine : what to train on; by default the best device there is.
+    tell : shows events to a person; by default they are printed, a line each.
 
     Returns
     -------
@@ -115,57 +124,90 @@ def fit(
     Raises
     ------
     UserError
-        If the loss stops being finite, an image cannot be read, or the disk is full; the last
-        checkpoint stays.
+        If the loss stops being finite, an image cannot be read, the memory or the disk is full, or another
+        process works in the folder; the last checkpoint stays.
     """
-    recipe = _resolved(recipe, train)
+    recipe = resolved(plan.recipe, plan.train)
     fabric = (machine or Machine()).fabric(recipe.precision)
     fabric.launch()
-    state, info = _begin(fabric, recipe, train, out, start)
-    if resume:
-        _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
-    control = Control(out)
-    with EventLog(out, active=fabric.is_global_zero) as log:
-        run = Run(fabric, recipe, train, out, log, control, Judge(val, info, out, log, recipe), info.diameter)
-        log.write("start", state.step, total=recipe.total_steps, train=len(train), val=len(val),
-                  device=str(fabric.device), precision=str(fabric._precision.precision))  # fmt: skip
+    with (
+        sole_use(out) if fabric.is_global_zero else nullcontext(),
+        _one_line(),
+        EventLog(out, active=fabric.is_global_zero, tell=tell) as log,
+    ):
+        state, info = _begin(fabric, recipe, plan, out)
+        if resume:
+            _restore(state, recipe, load_checkpoint(out / "checkpoints" / "last.ckpt"))
+        control = Control(out)
+        judge = Judge(plan.val, info, out, log, recipe) if len(plan.val) else None
+        keeper = Keeper(out, info, recipe, judged=judge is not None)
+        run = Run(fabric, recipe, plan, log, control, judge, keeper, info.diameter, out)
+        apart = _normalised_apart(fabric, recipe)
+        log.write("start", state.step, total=recipe.total_steps, train=len(plan.train), val=len(plan.val),
+                  device=str(fabric.device), precision=str(fabric._precision.precision),
+                  network=info.architecture.backbone, normalisation=info.normalisation,
+                  weights=recipe.weights, notes="; ".join([*plan.notes, *apart]))  # fmt: skip
         try:
-            if start and not resume and is_trained(*start):
+            if plan.start and not resume and is_trained(*plan.start) and not control.stop_asked:
                 _judge(run, state)  # where the curves begin; nothing worse is ever kept
             while state.step < recipe.total_steps and not control.stop_asked:
                 _run_stage(run, state)
             finished = state.step >= recipe.total_steps
-            if not finished:  # asked to stop: what is there is judged as well
+            if not finished and state.step:  # asked to stop: what is there is judged as well
                 _judge(run, state)
             _save(run, state)
-            log.write("end", state.step, best=state.best, finished=finished)
+            log.write("end", state.step, best=state.best, best_step=state.best_step, finished=finished)
         except UserError as error:
             log.write("error", state.step, message=str(error))
             raise
         finally:
             control.close()
-    return out / "weights.safetensors"
+    return out / BEST
 
 
-def _resolved(recipe: Recipe, train: Dataset) -> Recipe:
-    """The recipe with the steps of all stages and of their epochs counted."""
-    rounds = {sampler: len(round_of(train, sampler)) for sampler in {s.sampler for s in recipe.stages}}
-    return recipe.model_copy(update={"stages": tuple(s.resolved(rounds[s.sampler]) for s in recipe.stages)})
+def _normalised_apart(fabric: Fabric, recipe: Recipe) -> list[str]:
+    """A warning where processes learn the statistics of batch-norm each from its own crops."""
+    learnt = any(s.batch_norm == "train" for s in recipe.stages) and not recipe.architecture.is_matterport
+    if fabric.world_size == 1 or fabric.device.type == "cuda" or not learnt:
+        return []
+    return [
+        "on this device each process learns batch-norm from its own crops: for the losses of a single "
+        "process, keep its statistics (--set stages.batch_norm=frozen)"
+    ]
 
 
-def _begin(
-    fabric: Fabric,
-    recipe: Recipe,
-    train: Dataset,
-    out: Path,
-    start: tuple[Network, WeightsInfo] | None,
-) -> tuple[State, WeightsInfo]:
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What the system or torch refuses becomes a UserError."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise UserError(NO_MEMORY) from None
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise UserError(NO_MEMORY) from None
+        raise
+    except OSError as error:
+        raise UserError(f"the run could not go on: {error}") from None
+
+
+NO_MEMORY = (
+    "there is not enough memory: take fewer crops a step (--set stages.batch_size=1), smaller ones "
+    "(--set stages.crop=256), or keep fewer images (--set cache_gb=0.5)"
+)
+
+
+def _begin(fabric: Fabric, recipe: Recipe, plan: Plan, out: Path) -> tuple[State, WeightsInfo]:
     """The run's folder, the network on its device, and the description of the weights to be."""
+    start = plan.start
     network = start[0] if start else build(recipe.architecture, seed=recipe.seed)
-    info = describe(recipe, network, start[1] if start else None, train)
+    info = describe(recipe, network, start[1] if start else None, plan.train)
     if fabric.is_global_zero:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_text(out / "recipe.toml", to_toml(recipe))
+        asked = plan.asked or Asked(recipe=recipe.name)
+        asked.write(out, info=info.model_dump(mode="json"), train=digest(plan.train), val=digest(plan.val))
+        remember(out)
     fabric.barrier()
     # Matterport's batch-norm keeps its statistics, so there is nothing to share.
     if fabric.world_size > 1 and fabric.device.type == "cuda" and not network.architecture.is_matterport:
@@ -216,6 +258,8 @@ def _run_stage(run: Run, state: State) -> None:
             meter = Meter()
         if asked or run.recipe.is_due(run.recipe.checkpoint_every, state.step):
             _save(run, state)
+        if run.fabric.is_global_zero:
+            run.keeper.epoch(state.average.network, state.step)
         if _any_rank(run.fabric, run.control.stop_asked):
             break
 
@@ -247,9 +291,14 @@ def _step(
 
 
 def _judge(run: Run, state: State) -> None:
-    if run.fabric.is_global_zero:
+    if run.judge is not None and run.fabric.is_global_zero:
+        network = state.average.network
         with run.fabric.autocast():
-            state.best = run.judge(state.average.network, state.step, state.best)
+            verdict = run.judge(network, state.step)
+        better = verdict.score > state.best
+        if better:
+            state.best, state.best_step = verdict.score, state.step
+        run.keeper.judged(network, state.step, verdict, best=better)
     run.fabric.barrier()
 
 
@@ -261,15 +310,16 @@ def _batches(run: Run, architecture: Architecture, index: int, begun: int) -> It
             f"batch_size {stage.batch_size} cannot be shared by {fabric.world_size} devices"
             + (f" in {stage.accumulate} parts" if stage.accumulate > 1 else "")
         )
+    share = recipe.cache_gb / max(1, recipe.workers)
+    images = Decoded(run.plan.train, architecture, diameter=run.diameter, cache_gb=share)
     stream = CropStream(
-        run.train,
+        images,
         size=stage.crop,
-        architecture=architecture,
         augmentation=stage.augmentation,
         seed=recipe.seed * 1009 + index,
         length=stage.steps * stage.batch_size,
-        positions=round_of(run.train, stage.sampler),
-        diameter=run.diameter,
+        positions=round_of(run.plan.train, stage.sampler),
+        hook=run.plan.hook,
     )
     share = stage.batch_size // fabric.world_size
     first = fabric.global_rank * share
@@ -309,18 +359,28 @@ def _save(run: Run, state: State) -> None:
                 "optimizer": state.optimizer.state_dict(),
                 "step": state.step,
                 "best": state.best,
+                "best_step": state.best_step,
             },
             run.out / "checkpoints" / "last.ckpt",
         )
+        run.keeper.checkpoint(state.average.network, state.step)
     run.fabric.barrier()
 
 
 def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
     state.step, state.best = saved["step"], saved["best"]
-    state.network.load_state_dict(saved["network"])
-    state.average.network.load_state_dict(saved["average"])
-    state.average.updates = saved["updates"]
-    stage = recipe.stages[recipe.locate(max(0, state.step - 1))[0]]
-    choose_layers(state.network, stage.layers)
-    state.optimizer = optimizer_of(stage, state.network)
-    state.optimizer.load_state_dict(saved["optimizer"])
+    state.best_step = saved.get("best_step", 0)
+    within = max(0, min(state.step, recipe.total_steps) - 1)
+    stage = recipe.stages[recipe.locate(within)[0]]
+    try:
+        state.network.load_state_dict(saved["network"])
+        state.average.network.load_state_dict(saved["average"])
+        state.average.updates = saved["updates"]
+        choose_layers(state.network, stage.layers)
+        state.optimizer = optimizer_of(stage, state.network)
+        state.optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            "the checkpoint is of another network or optimiser than the recipe's: resume with the recipe "
+            "that the run was started with"
+        ) from None

@@ -7,11 +7,12 @@ import time
 
 import torch
 
-from napari_deepretina.data.crops import CropStream, collate
+from napari_deepretina.data.crops import CropStream, Decoded, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.network import Network, build
+from napari_deepretina.model.weights import normalisation_of
 from napari_deepretina.training.recipe import Recipe, Stage
 from napari_deepretina.training.trainable import choose_layers, optimizer_of, set_modes
 
@@ -19,17 +20,16 @@ _MEASURED = 2
 
 
 def forecast(
-    recipe: Recipe, train: Dataset, val: Dataset, network: Network | None, accelerator: str = "auto"
+    recipe: Recipe, train: Dataset, val: Dataset, network: Network | None, device: torch.device
 ) -> str:
     """Stages, steps, images, and time and memory as measured on a few steps of each crop size.
 
     Changes `network`, which is trained on these steps.
     """
-    use_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if use_gpu else "cpu")
     network = (network or build(recipe.architecture, seed=recipe.seed)).to(device)
     lines = [
-        f"recipe {recipe.name}: {network.architecture.backbone}",
+        f"recipe {recipe.name}: {network.architecture.backbone}, from {recipe.weights} weights, images as "
+        f"{normalisation_of(network.architecture)}",
         f"classes: {', '.join(network.architecture.classes)}",
         f"images: {len(train)} to train on, {len(val)} to validate on; device {device}",
     ]
@@ -59,9 +59,8 @@ def _seconds_a_step(
     stage: Stage, recipe: Recipe, network: Network, train: Dataset, device: torch.device
 ) -> float:
     stream = CropStream(
-        train,
+        Decoded(train, network.architecture),
         size=stage.crop,
-        architecture=network.architecture,
         augmentation=stage.augmentation,
         seed=recipe.seed,
         length=stage.batch_size,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +10,18 @@ import torch
 
 from napari_deepretina import __version__
 from napari_deepretina.data.augment import Augmentation
-from napari_deepretina.data.crops import CropStream, collate
+from napari_deepretina.data.crops import CropStream, Decoded, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
 from napari_deepretina.instances.labels import sizes_of
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network
-from napari_deepretina.model.weights import WeightsInfo, save_weights
+from napari_deepretina.model.weights import WeightsInfo, normalisation_of
+from napari_deepretina.training.check import spread
 from napari_deepretina.training.events import EventLog
 from napari_deepretina.training.recipe import Recipe
-from napari_deepretina.training.validate import validate
+from napari_deepretina.training.validate import Verdict, validate
 
 LOSS_CROPS = 16
 """Crops of validation images whose losses are averaged."""
@@ -34,7 +33,7 @@ STILL = Augmentation(
 
 
 class Judge:
-    """Scores a network on the validation images, and keeps the best in ``weights.safetensors``.
+    """Scores a network on the validation images.
 
     Also leaves ``sample/image.tif`` and ``sample/labels.tif``: the first validation image, and what the
     network makes of it now.
@@ -42,50 +41,37 @@ class Judge:
 
     def __init__(self, val: Dataset, info: WeightsInfo, out: Path, log: EventLog, recipe: Recipe) -> None:
         self._val, self._info, self._out, self._log = val, info, out, log
+        self._places = spread(len(val), recipe.validate_images)
         self._crop = recipe.stages[0].crop
         self._seed = recipe.seed
 
-    def __call__(self, network: Network, step: int, best: float) -> float:
-        """Judge once; the best score so far."""
+    def __call__(self, network: Network, step: int) -> Verdict:
+        """Judge once, and log it."""
         begun = time.perf_counter()
-        report, settings, labels = validate(network, self._info, self._val)
-        score = report.dsb_score
+        verdict = validate(network, self._info, self._val, self._places)
         losses = self._losses(network)
         self._log.write(
             "validation",
             step,
-            dsb_score=score,
-            f1=report.f1,
-            ap_50=report.ap["0.50"],
-            ap_75=report.ap["0.75"],
-            score_threshold=settings.score,
+            score=verdict.score,
+            **verdict.kept,
+            score_threshold=verdict.settings.score,
             **losses,
             seconds=time.perf_counter() - begun,
         )
-        image = self._val[0].image
+        image, labels = self._val[self._places[0]].image, verdict.labels
         if not (self._out / "sample" / "image.tif").exists():
             write_image(image, self._out / "sample" / "image.tif")
         write_labels(labels, self._out / "sample" / "labels.tif")
         self._log.picture("sample", overlay(image, labels), step)
-        if score <= best:
-            return best
-        kept = self._info.model_copy(
-            update={
-                "score": {"dsb_score": score, "f1": report.f1, "ap_50": report.ap["0.50"]},
-                "steps": step,
-                "postprocess": {"score": settings.score},
-            }
-        )
-        save_weights(network.state_dict(), kept, self._out / "weights.safetensors")
-        return score
+        return verdict
 
     @torch.no_grad()
     def _losses(self, network: Network) -> dict[str, float]:
         """Mean losses on the same crops each time, batch-norm with the statistics it has."""
         stream = CropStream(
-            self._val,
+            Decoded(self._val, network.architecture),
             size=self._crop,
-            architecture=network.architecture,
             augmentation=STILL,
             seed=self._seed,
             length=min(LOSS_CROPS, 4 * len(self._val)),
@@ -113,8 +99,10 @@ def describe(recipe: Recipe, network: Network, start: WeightsInfo | None, train:
     return WeightsInfo(
         name=recipe.name,
         architecture=network.architecture,
+        normalisation=normalisation_of(network.architecture),
         diameter=start.diameter if start else typical_diameter(train, network.architecture),
         data=f"{getattr(train, 'title', '')} ({len(train)} images)".strip(),
+        postprocess=start.postprocess if start else {},
         rescoring=start.rescoring if start else None,
         recipe=recipe.name,
         version=__version__,
@@ -128,11 +116,10 @@ def is_trained(network: Network, info: WeightsInfo) -> bool:
 
 def typical_diameter(dataset: Dataset, architecture: Architecture, *, most: int = 100) -> float:
     """Median diameter of the nuclei, as discs of their area, in pixels of the network's input."""
-    chosen: Sequence[int] = range(0, len(dataset), max(1, len(dataset) // most))
     diameters = []
-    for labels in (dataset[i].labels for i in itertools.islice(chosen, most)):
+    for labels in (dataset[i].labels for i in spread(len(dataset), most)):
         areas = sizes_of(labels)[1]
-        zoom = architecture.usual_scale(min(labels.shape))
+        zoom = architecture.usual_scale(labels.shape)
         diameters.append(2 * np.sqrt(areas / np.pi) * zoom)
     joined = np.concatenate(diameters) if diameters else np.zeros(0)
     return float(np.round(np.median(joined), 1)) if len(joined) else 32.0

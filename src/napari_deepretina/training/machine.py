@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric import Fabric
 
-from napari_deepretina.inference.device import fast_cpu_bfloat16
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.device import fast_cpu_bfloat16, resolve_device
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,32 @@ class Machine:
 
     Attributes
     ----------
-    accelerator : as Fabric names them: auto, cpu, gpu, mps.
-    devices : how many.
+    accelerator : as Fabric names them: auto, cpu, cuda, mps.
+    devices : how many, or the numbers of those to use.
     """
 
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | list[int] = 1
+
+    @classmethod
+    def of(cls, choice: str, devices: int = 1) -> Self:
+        """From what a person chooses: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``, and how many.
+
+        Raises
+        ------
+        UserError
+            If this machine does not have it.
+        """
+        if devices < 1:
+            raise UserError(f"--devices {devices}: give 1 or more")
+        device = resolve_device(choice)
+        if choice.startswith("cuda:"):
+            if devices > 1:
+                raise UserError(f"--device {choice} names one device, --devices {devices} asks for several")
+            return cls("cuda", [device.index or 0])
+        if device.type == "cuda" and devices > torch.cuda.device_count():
+            raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
+        return cls(device.type, devices)
 
     def fabric(self, precision: str) -> Fabric:
         """Ready for training in this precision; ``auto`` takes bfloat16 where that is quick."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -13,7 +14,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_deepretina.data.augment import Augmentation
-from napari_deepretina.data.samplers import Sampler
+from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.samplers import Sampler, round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.architecture import Architecture
 
@@ -103,16 +105,24 @@ class Recipe(BaseModel):
     name: str
     description: str = ""
     seed: int = Field(default=0, ge=0)
+    weights: str = "random"
+    """Where training starts unless --weights says otherwise: coco, imagenet, random, or any weights."""
     architecture: Architecture = Architecture()
-    """Used when training starts from random weights."""
+    """The network, where the weights that training starts from do not tell."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = Field(default=1, ge=0)
     """Processes that prepare crops; any number gives the same crops."""
+    cache_gb: float = Field(default=2.0, ge=0)
+    """Memory for decoded images, of all workers together, in GB."""
     log_every: int = Field(default=20, ge=1)
     validate_every: int = Field(default=0, ge=0)
     """Steps between validations; 0 validates at every epoch's end."""
+    validate_images: int = Field(default=500, ge=0)
+    """Validation images that are judged, evenly spread over the set; 0 is all."""
     checkpoint_every: int = Field(default=0, ge=0)
     """Steps between checkpoints; 0 keeps one at every epoch's end."""
+    keep_epochs: int | Literal["all"] = 0
+    """Of how many epochs, the latest, the weights are kept: checkpoints/epoch-0001.safetensors and so on."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @property
@@ -133,10 +143,24 @@ class Recipe(BaseModel):
 
         The stages must be resolved.
         """
-        if every:
-            return step % every == 0
+        return step % every == 0 if every else self.epoch_ended(step) is not None
+
+    def epoch_ended(self, step: int) -> int | None:
+        """Number of the epoch, counted from 1 through all stages, that ends after so many steps, if one does.
+
+        The stages must be resolved. What is left of a stage after its last whole epoch counts as one, too.
+        """
         index, last = self.locate(step - 1)
-        return (last + 1) % self.stages[index].epoch_steps == 0
+        earlier = sum(-(-s.steps // s.epoch_steps) for s in self.stages[:index])
+        stage, done = self.stages[index], last + 1
+        ended = done % stage.epoch_steps == 0 or (done == stage.steps and self.keep_epochs != 0)
+        return earlier + -(-done // stage.epoch_steps) if ended else None
+
+
+def resolved(recipe: Recipe, train: Dataset) -> Recipe:
+    """The recipe with the steps of all stages and of their epochs counted, for these training images."""
+    rounds = {sampler: len(round_of(train, sampler)) for sampler in {s.sampler for s in recipe.stages}}
+    return recipe.model_copy(update={"stages": tuple(s.resolved(rounds[s.sampler]) for s in recipe.stages)})
 
 
 def shipped_recipes() -> list[str]:
@@ -157,7 +181,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         With every problem at once: unknown names, impossible values, unreadable file.
     """
     shipped = _SHIPPED / f"{name_or_path}.toml"
-    source = shipped if shipped.is_file() else Path(name_or_path)
+    source = shipped if shipped.is_file() else Path(name_or_path).expanduser()
     try:
         content = tomllib.loads(source.read_text("utf-8"))
     except OSError:
@@ -185,6 +209,56 @@ def to_toml(recipe: Recipe) -> str:
         augmentation = stage.pop("augmentation")
         lines += ["", "[[stages]]", *_pairs(stage), "", "[stages.augmentation]", *_pairs(augmentation)]
     return "\n".join(lines) + "\n"
+
+
+def explained(recipe: Recipe) -> str:
+    """The recipe as TOML that can be changed and trained with, every key with what it means."""
+    plain = recipe.model_dump(mode="json")
+    stages, architecture = plain.pop("stages"), plain.pop("architecture")
+    parts = [_told(Recipe, plain), "\n[architecture]\n" + _told(Architecture, architecture)]
+    for number, stage in enumerate(stages):
+        views = stage.pop("augmentation")
+        body, seen = (_told(m, v, told=number == 0) for m, v in ((Stage, stage), (Augmentation, views)))
+        parts.append(f"\n[[stages]]\n{body}\n[stages.augmentation]\n{seen}")
+    return "".join(parts)
+
+
+def _told(model: type[BaseModel], values: dict[str, Any], *, told: bool = True) -> str:
+    """Lines of TOML, each under a comment with its meaning."""
+    lines = []
+    for key, value in values.items():
+        meaning = " ".join((model.model_fields[key].description or "").split())
+        lines += [*(textwrap.wrap(f"# {meaning}", 100, subsequent_indent="# ") if told and meaning else ())]
+        lines += _pairs({key: value})
+    return "\n".join(lines) + "\n"
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What changed between two recipes: ``main.steps 100 → 50``."""
+    flat = [_flattened(r) for r in (old, new)]
+    keys = dict.fromkeys([*flat[0], *flat[1]])
+    absent = "nothing"
+    return [
+        f"{k} {flat[0].get(k, absent)} → {flat[1].get(k, absent)}"
+        for k in keys
+        if flat[0].get(k, absent) != flat[1].get(k, absent)
+    ]
+
+
+def _flattened(recipe: Recipe) -> dict[str, Any]:
+    plain = recipe.model_dump(mode="json")
+    stages = {s["name"]: s for s in plain.pop("stages")}
+    found: dict[str, Any] = {}
+
+    def visit(values: dict[str, Any], before: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                visit(value, f"{before}{key}.")
+            else:
+                found[f"{before}{key}"] = value
+
+    visit({**plain, **stages}, "")
+    return found
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

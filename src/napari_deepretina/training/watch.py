@@ -14,15 +14,11 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, protected, remove, write_text, written_whole
+from napari_deepretina.model.runs import runs_folder
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.training.control import PAUSE, PID, STOP, is_at_work
 
 LOG = "log.txt"
-
-
-def runs_folder() -> Path:
-    """Where runs started from a widget live; it need not exist."""
-    return user_folder().parent / "runs"
 
 
 def fresh_run_name() -> str:

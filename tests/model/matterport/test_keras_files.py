@@ -24,9 +24,9 @@ from napari_deepretina.model.matterport.keras_weights import (
     read_keras,
 )
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import load_model
+from napari_deepretina.model.weights import load_model, read_info
 from napari_deepretina.training.recipe import Recipe, Stage
-from napari_deepretina.training.run import starting_point
+from napari_deepretina.training.start import starting_point
 
 BLOCKS = {"matterport_resnet50": 6, "matterport_resnet101": 23}
 
@@ -203,8 +203,11 @@ def test_what_is_no_such_file_is_refused(tmp_path, capsys):
     assert len(told) == 2
     assert all("cannot be read as HDF5" in line for line in told)
     assert not (tmp_path / "o.safetensors").exists()
-    with pytest.raises(UserError, match="weights import"):
-        load_model(tmp_path / "whole.h5")
+    with pytest.raises(UserError, match="cannot be read as HDF5"):
+        load_model(tmp_path / "cut.h5")
+    model = load_model(tmp_path / "whole.h5")
+    assert model.info == read_info(tmp_path / "whole.h5")
+    assert model.info.architecture.is_matterport
     with pytest.raises(UserError, match="no layer has this name"):
         import_keras(tmp_path / "whole.h5", exclude=["conv9"])
     with pytest.raises(UserError, match="tells 1 classes apart, 2 names"):

@@ -8,7 +8,7 @@ import torchvision
 from napari_deepretina.model.matterport import boxes as mboxes
 from napari_deepretina.model.matterport import training
 from napari_deepretina.model.matterport.keras_weights import import_keras, read_keras
-from napari_deepretina.model.targets import Target
+from napari_deepretina.model.targets import Chance, Target
 from napari_deepretina.training.trainable import mean_square_penalty
 
 from .conftest import stack
@@ -25,12 +25,13 @@ def tensor(array):
     return torch.from_numpy(np.asarray(array))
 
 
-@pytest.mark.parametrize("case", ["few", "many", "tiny_and_duplicate"])
+@pytest.mark.parametrize("case", ["few", "many", "crowd", "tiny_and_duplicate"])
 def test_anchors_are_matched_as_the_original_does(file, case):
     shape = tuple(file["rpn_image_shape"][:2].tolist())
     anchors = tensor(mboxes.pyramid_anchors(shape, (8, 16, 32, 64, 128), (0.5, 1, 2)))
-    truth = tensor(file[f"rpn_{case}_gt_boxes"]).double()
-    match, best = training.match_anchors(anchors, truth)
+    boxes, ids = (tensor(file[f"rpn_{case}_gt_{what}"]) for what in ("boxes", "class_ids"))
+    truth, crowds = boxes[ids > 0].double(), boxes[ids < 0].double()
+    match, best = training.match_anchors(anchors, truth, crowds)
     assert np.array_equal(match.numpy(), file[f"rpn_{case}_match_unsampled"])
     positive = match == 1
     deltas = training.anchor_deltas(anchors[positive], truth[best[positive]])
@@ -40,11 +41,11 @@ def test_anchors_are_matched_as_the_original_does(file, case):
 
 def test_anchors_are_drawn_by_the_originals_numbers(file):
     match = tensor(file["rpn_many_match_unsampled"].astype(np.int64))
-    drawn = training.subsampled(match)
+    drawn = training.subsampled(match, Chance(0))
     assert int((drawn == 1).sum()) == 128
     assert int((drawn == -1).sum()) == 128
     assert (drawn[drawn != 0] == match[drawn != 0]).all()
-    few = training.subsampled(tensor(file["rpn_few_match_unsampled"].astype(np.int64)))
+    few = training.subsampled(tensor(file["rpn_few_match_unsampled"].astype(np.int64)), Chance(0))
     assert [int((few == k).sum()) for k in (1, -1)] == [6, 250]
 
 
@@ -53,11 +54,12 @@ def test_an_image_without_objects_has_negative_anchors_only():
     assert (match == -1).all()
 
 
-@pytest.mark.parametrize("case", ["subsampled", "default600", "no_positive", "full_masks"])
+@pytest.mark.parametrize("case", ["subsampled", "default600", "crowd", "no_positive", "full_masks"])
 def test_regions_and_their_truth_are_the_originals(file, case, monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
     ids = file[f"dt_{case}_gt_class_ids"]
-    truth = tensor(file[f"dt_{case}_gt_boxes_norm"])[ids > 0]
+    boxes = tensor(file[f"dt_{case}_gt_boxes_norm"])
+    truth, crowds = boxes[ids > 0], boxes[ids < 0]
     classes = tensor(ids[ids > 0].astype(np.int64))
     shape = (128, 128)
     labels = torch.zeros(shape, dtype=torch.int32)
@@ -68,7 +70,7 @@ def test_regions_and_their_truth_are_the_originals(file, case, monkeypatch):
     target = Target(truth, classes, torch.arange(1, len(truth) + 1), labels)
     count = len(file[f"dt_{case}_out_rois"])
     found = training.region_targets(
-        tensor(file[f"dt_{case}_proposals"]), truth, target, training.Sampling(count, 0.33)
+        tensor(file[f"dt_{case}_proposals"]), truth, target, training.Sampling(count, 0.33), crowds=crowds
     )
     assert np.array_equal(found.regions.numpy(), file[f"dt_{case}_out_rois"])
     assert np.array_equal(found.classes.numpy(), file[f"dt_{case}_out_class_ids"])

@@ -19,7 +19,7 @@ from napari_deepretina.files import written_whole
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.matterport.network import BLOCKS, MatterportRCNN
-from napari_deepretina.model.weights import WeightsInfo
+from napari_deepretina.model.weights import WeightsInfo, normalisation_of
 
 HEADS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_mask")
 """Output layers, which depend on the classes: what the original leaves out of a COCO file."""
@@ -92,6 +92,12 @@ def import_keras(
     )
 
 
+def classes_in(path: Path) -> int | None:
+    """How many classes a file tells apart, background left out; None where it lacks that layer."""
+    kernel = read_keras(path).get("mrcnn_class_logits/kernel:0")
+    return None if kernel is None else int(kernel.shape[-1]) - 1
+
+
 def fill(network: MatterportRCNN, weights: Weights, *, left: set[str], partly: bool = False) -> set[str]:
     """Put weights into a network, in place; the names that were used.
 
@@ -131,7 +137,7 @@ def info_of(imported: Imported, name: str, source: str) -> WeightsInfo:
     return WeightsInfo(
         name=name,
         architecture=architecture,
-        normalisation="RGB 0-255 minus (123.7, 116.8, 103.9)",
+        normalisation=normalisation_of(architecture),
         data=f"imported from {source}"
         + (f" without {', '.join(imported.missing)}" if imported.missing else ""),
         version=__version__,

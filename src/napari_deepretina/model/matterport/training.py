@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from napari_deepretina.model.matterport import boxes as mboxes
-from napari_deepretina.model.targets import Target, mask_targets
+from napari_deepretina.model.targets import Chance, Target, in_crowds, mask_targets, typical_count
 
 if TYPE_CHECKING:
     from napari_deepretina.model.matterport.network import MatterportRCNN
@@ -47,20 +47,20 @@ class RegionTargets:
     masks: Tensor
 
 
-def match_anchors(anchors: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign anchors to true boxes, both (y1, x1, y2, x2) in pixels.
+def match_anchors(anchors: Tensor, truth: Tensor, crowds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Assign anchors to true boxes, both (y1, x1, y2, x2) in pixels, as the boxes of crowds are.
 
     Positive from IoU 0.7 on, and the best anchor of each box (the first of equal ones); negative below
     0.3 with every box.
 
     Returns
     -------
-    match : (A,) int64, 1 positive, -1 negative, 0 neither.
+    match : (A,) int64, 1 positive, -1 negative, 0 neither; in a crowd, none is negative.
     best : (A,) int64, each anchor's own best box, even where it was chosen for another one.
     """
+    apart = ~in_crowds(anchors, anchors.new_zeros((0, 4)) if crowds is None else crowds)
     if not len(truth):
-        ones = torch.ones(len(anchors), dtype=torch.long, device=anchors.device)
-        return -ones, ones * 0
+        return -apart.long(), torch.zeros_like(apart, dtype=torch.long)
     best, highest, of_box = [], [], []
     for chunk in torch.split(anchors, ANCHORS_AT_ONCE):
         iou = box_iou(chunk, truth)
@@ -73,21 +73,19 @@ def match_anchors(anchors: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     within = torch.stack([o[1] for o in of_box])[chunk, torch.arange(len(truth), device=truth.device)]
     iou = torch.cat(highest)
     match = torch.zeros(len(anchors), dtype=torch.long, device=anchors.device)
-    match[iou < 0.3] = -1
+    match[(iou < 0.3) & apart] = -1
     match[chunk * ANCHORS_AT_ONCE + within.long()] = 1
     match[iou >= 0.7] = 1
     return match, torch.cat(best)
 
 
-def subsampled(match: Tensor) -> Tensor:
+def subsampled(match: Tensor, chance: Chance) -> Tensor:
     """At most 128 positive and 256 anchors in all, drawn at random; the others become neither."""
     match = match.clone()
     for sign, most in ((1, ANCHORS_PER_IMAGE // 2), (-1, None)):
         found = torch.nonzero(match == sign).flatten()
         allowed = most if most is not None else ANCHORS_PER_IMAGE - int((match == 1).sum())
-        extra = len(found) - allowed
-        if extra > 0:
-            match[found[torch.randperm(len(found), device=found.device)[:extra]]] = 0
+        match[chance.some(found, len(found) - allowed)] = 0
     return match
 
 
@@ -97,7 +95,15 @@ def anchor_deltas(anchors: Tensor, truth: Tensor) -> Tensor:
     return deltas / mboxes.standard_deviations(deltas)
 
 
-def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: Sampling) -> RegionTargets:
+def region_targets(
+    proposals: Tensor,
+    truth: Tensor,
+    target: Target,
+    sampling: Sampling,
+    *,
+    crowds: Tensor | None = None,
+    chance: Chance | None = None,
+) -> RegionTargets:
     """Draw regions of one image and tell what the heads should answer for them.
 
     Parameters
@@ -105,14 +111,18 @@ def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: S
     proposals : (N, 4) normalised; rows of zeros do not count.
     truth : (G, 4) normalised true boxes, in the order of the target.
     target : classes and label image.
+    crowds : (N, 4) normalised boxes; no region that overlaps one is negative.
+    chance : draws the regions; by default the target's.
     """
+    chance = chance or target.chance()
     proposals = proposals[proposals.abs().sum(dim=1) > 0]
     count = sampling.regions_per_image
     iou = box_iou(proposals, truth) if len(truth) else proposals.new_zeros((len(proposals), 1))
     highest, index = iou.max(dim=1)
-    positive = _some(torch.nonzero(highest >= 0.5).flatten(), int(count * sampling.positive_fraction))
+    positive = chance.some(torch.nonzero(highest >= 0.5).flatten(), int(count * sampling.positive_fraction))
     negatives = int(1 / sampling.positive_fraction * len(positive)) - len(positive)
-    negative = _some(torch.nonzero(highest < 0.5).flatten(), negatives)
+    apart = ~in_crowds(proposals, proposals.new_zeros((0, 4)) if crowds is None else crowds)
+    negative = chance.some(torch.nonzero((highest < 0.5) & apart).flatten(), negatives)
     matched = index[positive]
     regions = proposals[positive]
     deltas = proposals.new_zeros((0, 4))
@@ -134,13 +144,9 @@ def region_targets(proposals: Tensor, truth: Tensor, target: Target, sampling: S
     )
 
 
-def _some(places: Tensor, most: int) -> Tensor:
-    return places[torch.randperm(len(places), device=places.device)[: max(0, most)]]
-
-
 def _sampled_from(regions: Tensor, labels: Tensor) -> Tensor:
     """Normalised regions as the xyxy pixels whose 28 cells have their centres on the corners' grid."""
-    height, width = labels.shape
+    height, width = labels.shape[-2:]
     pixels = regions * regions.new_tensor([height - 1, width - 1, height - 1, width - 1]) + 0.5
     y1, x1, y2, x2 = pixels.unbind(1)
     half_y, half_x = (y2 - y1) / 27 / 2, (x2 - x1) / 27 / 2
@@ -157,18 +163,21 @@ def losses(
     ).to(logits)
     matches, wanted, drawn = [], [], []
     for image, target in enumerate(targets):
-        truth = target.boxes[:, [1, 0, 3, 2]]
-        match, best = match_anchors(anchors, truth)
-        match = subsampled(match)
+        truth, crowds = target.boxes[:, [1, 0, 3, 2]], target.crowds[:, [1, 0, 3, 2]]
+        match, best = match_anchors(anchors, truth, crowds)
+        chance = target.chance()
+        match = subsampled(match, chance)
         positive = match == 1
         matches.append(match)
         wanted.append(anchor_deltas(anchors[positive], truth[best[positive]]))
         proposals = network.propose(
             logits[image].softmax(-1), deltas[image], shape, network.training_proposals
         )
-        normal = mboxes.normalised(truth.cpu().numpy(), shape)
+        normal = [
+            torch.from_numpy(mboxes.normalised(b.cpu().numpy(), shape)).to(proposals) for b in (truth, crowds)
+        ]
         drawn.append(
-            region_targets(proposals, torch.from_numpy(normal).to(proposals), target, network.sampling)
+            region_targets(proposals, normal[0], target, network.sampling, crowds=normal[1], chance=chance)
         )
     # As in the original, the box loss moves the proposals too, through the deltas that are left to answer;
     # features and masks take them as they are.
@@ -183,22 +192,32 @@ def losses(
         for k, d in enumerate(drawn)
     ]
     return {
-        **rpn_losses(logits, deltas, torch.stack(matches), torch.cat(wanted)),
+        **rpn_losses(logits, deltas, torch.stack(matches), torch.cat(wanted), shared=network.training),
         **head_losses(
             torch.cat([r.logits for r in regions]),
             torch.cat([r.deltas for r in regions]),
             torch.cat([d.classes for d in drawn]),
             torch.cat([d.deltas for d in drawn]),
+            torch.cat([t.counts(r.logits.detach()) for t, r in zip(targets, regions, strict=True)]),
+            shared=network.training,
         ),
         "loss_mask": mask_loss(
             torch.cat(masks),
             torch.cat([d.classes[: len(d.masks)] for d in drawn]),
             torch.cat([d.masks for d in drawn]),
+            shared=network.training,
         ),
     }
 
 
-def rpn_losses(logits: Tensor, deltas: Tensor, match: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def _mean(values: Tensor, shared: bool) -> Tensor:
+    """Of all values of a batch, over all processes: see `typical_count`."""
+    return values.sum() / typical_count(values.numel(), values.device, shared=shared)
+
+
+def rpn_losses(
+    logits: Tensor, deltas: Tensor, match: Tensor, wanted: Tensor, *, shared: bool = False
+) -> dict[str, Tensor]:
     """Class and box loss of the anchors of a batch.
 
     Parameters
@@ -206,32 +225,36 @@ def rpn_losses(logits: Tensor, deltas: Tensor, match: Tensor, wanted: Tensor) ->
     logits, deltas : (B, A, 2) and (B, A, 4).
     match : (B, A), 1 positive, -1 negative, 0 neither.
     wanted : (P, 4) deltas of the positive ones, in order.
+    shared : whether other processes have parts of the batch, as in the losses below.
     """
     counted, positive = match != 0, match == 1
-    objectness = (
-        F.cross_entropy(logits[counted], positive[counted].long()) if counted.any() else _zero(logits)
-    )
-    box = F.smooth_l1_loss(deltas[positive], wanted) if positive.any() else _zero(deltas)
-    return {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+    objectness = F.cross_entropy(logits[counted], positive[counted].long(), reduction="none")
+    box = F.smooth_l1_loss(deltas[positive], wanted, reduction="none")
+    return {"loss_objectness": _mean(objectness, shared), "loss_rpn_box_reg": _mean(box, shared)}
 
 
-def head_losses(logits: Tensor, deltas: Tensor, classes: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Class and box loss of (N,) regions; rows that fill up count as background, as in the original."""
+def head_losses(
+    logits: Tensor,
+    deltas: Tensor,
+    classes: Tensor,
+    wanted: Tensor,
+    counts: Tensor | None = None,
+    *,
+    shared: bool = False,
+) -> dict[str, Tensor]:
+    """Class and box loss of (N,) regions; rows that fill up count as background, as in the original.
+
+    `counts`, (N,) of 1 and 0, says whose class is learnt from; by default that of all.
+    """
     positive = torch.nonzero(classes > 0).flatten()
-    box = _zero(deltas)
-    if len(positive):
-        box = F.smooth_l1_loss(deltas[positive, classes[positive]], wanted[positive])
-    return {"loss_classifier": F.cross_entropy(logits, classes), "loss_box_reg": box}
+    box = F.smooth_l1_loss(deltas[positive, classes[positive]], wanted[positive], reduction="none")
+    each = F.cross_entropy(logits, classes, reduction="none")
+    counts = torch.ones_like(each) if counts is None else counts
+    counted = typical_count(int(counts.sum()), each.device, shared=shared)
+    return {"loss_classifier": (each * counts).sum() / counted, "loss_box_reg": _mean(box, shared)}
 
 
-def mask_loss(logits: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, classes: Tensor, wanted: Tensor, *, shared: bool = False) -> Tensor:
     """Mean binary cross-entropy over the masks of the true classes of (P,) positive regions."""
-    if not len(classes):
-        return _zero(logits)
     chosen = logits[torch.arange(len(classes), device=logits.device), classes]
-    return F.binary_cross_entropy_with_logits(chosen, wanted)
-
-
-def _zero(connected: Tensor) -> Tensor:
-    """0 that keeps the graph whole, which distributed training counts on."""
-    return connected.sum() * 0.0
+    return _mean(F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none"), shared)
