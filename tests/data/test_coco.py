@@ -269,12 +269,12 @@ def test_training_shows_images_at_the_scale_of_inference():
         architecture = Architecture(
             backbone="matterport_resnet50", short_side=800, long_side=1024, resize=resize
         )
-        assert architecture.usual_scale(shape) == make_plan(shape, architecture).scale
+        assert architecture.usual_scale(shape) == make_plan(shape, architecture, trained_diameter=32).scale
 
 
 def test_decoded_images_stay_within_their_bound():
     class Many:
-        names = [str(k) for k in range(40)]
+        names = tuple(map(str, range(40)))
         read = 0
 
         def __len__(self):

@@ -277,17 +277,24 @@ def _step(
             loss = sum(losses.values(), start=torch.zeros((), device=part.images.device))
             if stage.decay == "mean-square" and number == 1:
                 loss = loss + mean_square_penalty(state.network, stage.weight_decay)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"the loss became {loss.item()} at step {state.step}; lower the learning rate "
-                    f"(now {stage.learning_rate:g}). The last checkpoint is kept."
-                )
+            _refuse_infinite("loss", loss, state, stage)
             run.fabric.backward(loss)
         for name, value in {**losses, "loss": loss}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value.detach()
-    values["gradient_norm"] = run.fabric.clip_gradients(model, optimizer, max_norm=stage.clip_norm)
+    norm = run.fabric.clip_gradients(model, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
+    values["gradient_norm"] = cast(torch.Tensor, norm)
+    if run.recipe.precision != "16-mixed":  # there, the scaler passes over such a step
+        _refuse_infinite("gradient", values["gradient_norm"], state, stage)
     optimizer.step()
     return values
+
+
+def _refuse_infinite(what: str, value: torch.Tensor, state: State, stage: Stage) -> None:
+    if not torch.isfinite(value):
+        raise UserError(
+            f"the {what} became {value.item()} at step {state.step}; lower the learning rate "
+            f"(now {stage.learning_rate:g}). The last checkpoint is kept."
+        )
 
 
 def _judge(run: Run, state: State) -> None:
