@@ -17,9 +17,11 @@ from napari_deepretina.evaluation.scores import THRESHOLDS
 from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.data import Overview, SeenCrop
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS, Errors, precision_recall
+from napari_deepretina.inspection.learning import MATCHES, Learning
 from napari_deepretina.inspection.steps import Inspection
 from napari_deepretina.inspection.story import Story
 from napari_deepretina.inspection.weights import LayerWeights
+from napari_deepretina.instances import Instances
 
 LEVEL_COLOURS = {2: "#4cc9f0", 3: "#80ed99", 4: "#ffd166", 5: "#f78c6b", 6: "#ef476f"}
 
@@ -29,16 +31,16 @@ def steps_figure(inspection: Inspection, image: NDArray[Any], most: int = 200) -
     figure = Figure(figsize=(12, 12), layout="constrained")
     shown = normalise(image).clip(0, 1)
     for place, step in enumerate(STEPS):
-        axes = _picture(figure.add_subplot(3, 3, place + 1), shown, step)
+        axes = picture_on(figure.add_subplot(3, 3, place + 1), shown, step)
         if step in STEPS[:6]:
             columns = inspection.boxes(step, most)
-            _boxes(axes, columns["box"], [LEVEL_COLOURS[level] for level in columns["level"].tolist()])
+            draw_boxes(axes, columns["box"], [LEVEL_COLOURS[level] for level in columns["level"].tolist()])
             axes.set_title(f"{step} ({len(columns['box'])} surest)")
         elif step == STEPS[6]:
             axes.imshow(inspection.soft_masks(), cmap="magma", vmin=0, vmax=1)
         else:
             labels = inspection.pasted() if step == STEPS[7] else inspection.labels
-            axes.imshow(_coloured(labels), alpha=0.6)
+            axes.imshow(coloured(labels), alpha=0.6)
             axes.set_title(f"{step} ({len(np.unique(labels)) - 1})")
     return figure
 
@@ -48,16 +50,78 @@ def story_figure(story: Story, image: NDArray[Any]) -> Figure:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     boxes = np.array(list(story.boxes.values()))
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    axes = _picture(figure.add_subplot(1, 2, 1), normalise(image).clip(0, 1), f"nucleus {story.label}")
+    axes = picture_on(figure.add_subplot(1, 2, 1), normalise(image).clip(0, 1), f"nucleus {story.label}")
     colours = {"anchor": "#4cc9f0", "proposal": "#ffd166", "final": "#80ed99", "mask": "#ef476f"}
     for name, box in story.boxes.items():
-        _boxes(axes, box[None], [colours[name]], label=name)
+        draw_boxes(axes, box[None], [colours[name]], label=name)
     margin = 0.3 * (high - low) + 2
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(high[1] + margin[1], low[1] - margin[1])
     axes.legend(fontsize=7, loc="upper right")
-    axes = _picture(figure.add_subplot(1, 2, 2), story.mask, f"mask, score {story.numbers['score']:.2f}")
+    axes = picture_on(figure.add_subplot(1, 2, 2), story.mask, f"mask, score {story.numbers['score']:.2f}")
     axes.images[0].set(cmap="magma", clim=(0, 1))
+    return figure
+
+
+def detections_figure(
+    image: NDArray[Any], instances: Instances, class_names: Sequence[str], most: int = 100
+) -> Figure:
+    """The image with masks, boxes, class names and scores, the surest `most`."""
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    axes = picture_on(figure.add_subplot(), normalise(image).clip(0, 1), f"{len(instances)} objects")
+    surest = instances[np.argsort(-instances.scores, kind="stable")[:most]]
+    axes.imshow(coloured(surest.to_labels()), alpha=0.4)
+    for box, number, score in zip(surest.tight_boxes(), surest.classes, surest.scores, strict=True):
+        draw_boxes(axes, box[None], ["#ffffff"], width=0.6)
+        told = f"{class_names[number - 1]} {score:.2f}"
+        axes.text(box[0], box[1] - 1, told, fontsize=7, color="white", va="bottom")
+    return figure
+
+
+MATCH_COLOURS = {"positive": "#80ed99", "negative": "#ef476f", "neutral": "#aaaaaa"}
+
+
+def anchors_figure(learning: Learning, image: NDArray[Any], most: int = 150) -> Figure:
+    """Positive, negative and neutral anchors, `most` of each, and the true boxes they should become."""
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    shown, rng = normalise(image).clip(0, 1), np.random.default_rng(0)
+    for place, (number, name) in enumerate(MATCHES.items(), start=1):
+        found = np.flatnonzero((learning.match == number) & (learning.drawn | (number == -1)))
+        some = rng.permutation(found)[:most]
+        title = f"{name}: {learning.counts[name]}, {len(some)} shown"
+        axes = picture_on(figure.add_subplot(1, 3, place), shown, title)
+        draw_boxes(axes, learning.anchors[some], [MATCH_COLOURS[name]] * len(some), width=0.7)
+        if number == 1:
+            wanted = learning.truth[learning.matched[some]]
+            draw_boxes(axes, wanted, ["#ffffff"] * len(some), width=0.7)
+    return figure
+
+
+def regions_figure(learning: Learning, image: NDArray[Any], masks: int = 12) -> Figure:
+    """Regions that a step learns from, and what the mask head should answer for some positive ones."""
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    shown, columns = normalise(image).clip(0, 1), 6
+    parts: Any = figure.subfigures(1, 2)
+    left, right = parts
+    title = f"{learning.counts['positive regions']} positive, {learning.counts['negative regions']} negative"
+    axes = picture_on(left.add_subplot(), shown, title)
+    colours = [MATCH_COLOURS["positive" if c else "negative"] for c in learning.classes.tolist()]
+    draw_boxes(axes, learning.regions, colours, width=0.7)
+    for place, mask in enumerate(learning.masks[:masks]):
+        axes = picture_on(right.add_subplot(-(-masks // columns), columns, place + 1), mask, "")
+        axes.set_title(f"IoU {learning.overlap[place]:.2f}", fontsize=7)
+    return figure
+
+
+def overlaps_figure(overlaps: NDArray[Any], scores: NDArray[Any]) -> Figure:
+    """IoU of each prediction (rows) with each true object (columns)."""
+    wide = max(4.0, min(14.0, 0.3 * overlaps.shape[1]))
+    figure = Figure(figsize=(wide, max(4.0, min(14.0, 0.25 * len(overlaps)))), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(overlaps, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set(xlabel="true object", ylabel="prediction, surest first")
+    axes.set_yticks(range(len(scores)), [f"{s:.2f}" for s in scores], fontsize=6)
+    figure.colorbar(picture, label="IoU")
     return figure
 
 
@@ -65,7 +129,7 @@ def activations_figure(inspection: Inspection) -> Figure:
     """Mean over the channels of every feature map."""
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     for place, (name, maps) in enumerate(inspection.traced.maps.items()):
-        axes = _picture(figure.add_subplot(2, 5, place + 1), maps.mean(axis=0), f"{name} {maps.shape}")
+        axes = picture_on(figure.add_subplot(2, 5, place + 1), maps.mean(axis=0), f"{name} {maps.shape}")
         axes.images[0].set_cmap("viridis")
         axes.images[0].autoscale()
     return figure
@@ -106,9 +170,11 @@ def montage_figure(crops: Sequence[SeenCrop]) -> Figure:
     rows = -(-len(crops) // columns)
     figure = Figure(figsize=(3 * columns, 3 * rows), layout="constrained")
     for place, crop in enumerate(crops):
-        axes = _picture(figure.add_subplot(rows, columns, place + 1), crop.image, f"{len(crop.boxes)} nuclei")
-        axes.imshow(_coloured(crop.labels), alpha=0.35)
-        _boxes(axes, crop.boxes, ["#ffffff"] * len(crop.boxes), width=0.7)
+        axes = picture_on(
+            figure.add_subplot(rows, columns, place + 1), crop.image, f"{len(crop.boxes)} nuclei"
+        )
+        axes.imshow(coloured(crop.labels), alpha=0.35)
+        draw_boxes(axes, crop.boxes, ["#ffffff"] * len(crop.boxes), width=0.7)
     return figure
 
 
@@ -144,7 +210,7 @@ def errors_figure(
     places: dict[str, Any] = figure.subplot_mosaic(
         [["image"] * 2 + ["curve"] * 2, ["image"] * 2 + ["scores", "pr"]]
     )
-    axes = _picture(places["image"], normalise(image).clip(0, 1), "")
+    axes = picture_on(places["image"], normalise(image).clip(0, 1), "")
     kinds = errors.picture(truth, predicted)
     outline = np.where(_edges(np.where(np.isin(kinds, [2, 4]), truth, predicted)), kinds, 0)
     colours = ListedColormap(["#00000000", *KIND_COLOURS.values()])
@@ -180,23 +246,25 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(axes: Any, image: NDArray[Any], title: str) -> Any:
+def picture_on(axes: Any, image: NDArray[Any], title: str) -> Any:
+    """Show an image of 0…1 on axes, without ticks; the axes."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     return axes
 
 
-def _boxes(
+def draw_boxes(
     axes: Any, boxes: NDArray[Any], colours: Sequence[str], *, label: str | None = None, width: float = 1
 ) -> None:
+    """Draw (N, 4) xyxy boxes in pixels, each in its colour."""
     for (x0, y0, x1, y1), colour in zip(boxes.tolist(), colours, strict=True):
         axes.add_patch(
             Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=width, label=label)
         )
 
 
-def _coloured(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+def coloured(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """(H, W, 4) a colour for each id, nothing for background."""
     hues = (labels * 0.618034) % 1.0
     wheel = np.abs((hues[..., None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
