@@ -71,6 +71,36 @@ def test_the_slider_walks_the_steps_over_the_image(inspector):
     assert len(inspector.viewer.layers) == before - len(STEPS) + 1
 
 
+def test_what_training_would_learn_is_shown_over_the_image(inspector):
+    inspector.press("show_learning")
+    assert "Run first" in inspector.told()
+    widget = inspector.ran(scale=(0.5, 0.5))
+    inspector.viewer.add_labels(TRUTH, name="truth", scale=(0.5, 0.5))
+    widget.learning.truth.value = "truth"
+    for _ in range(2):  # the second time in the place of the first
+        inspector.press("show_learning")
+        inspector.wait(lambda: widget.box.worker is None and "Anchors:" in widget.learning.told.text())
+    names = [x.name for x in inspector.viewer.layers if "learnt from" in x.name]
+    assert names == [PREFIX + "anchors learnt from", PREFIX + "regions learnt from"]
+    anchors, regions = (inspector.viewer.layers[name] for name in names)
+    kinds = anchors.features["kind"].value_counts()
+    assert set(kinds.index) == {"positive", "negative", "neutral"}
+    assert kinds["positive"] + kinds["negative"] == 256
+    assert np.allclose(anchors.scale, 0.5)
+    hit = 0
+    for corners in np.array(anchors.data)[(anchors.features["kind"] == "positive").to_numpy()]:
+        (y0, x0), (y1, x1) = (
+            np.clip(np.round(c).astype(int), 0, 260) for c in (corners.min(0), corners.max(0))
+        )
+        hit += bool(TRUTH[y0:y1, x0:x1].any())
+    assert hit == kinds["positive"]
+    assert (regions.features["kind"] == "positive").sum() > 10
+    inspector.viewer.add_labels(TRUTH[:50], name="cut")
+    widget.learning.truth.value = "cut"
+    inspector.press("show_learning")
+    inspector.wait(lambda: "must be of one size" in inspector.told())
+
+
 def test_a_click_tells_a_story(inspector):
     widget = inspector.ran()
     labels = widget.steps.inspection.labels

@@ -20,7 +20,7 @@ from napari_deepretina.model.runs import runs_folder
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.training.control import own_process
-from napari_deepretina.training.watch import RunWatch, find_running
+from napari_deepretina.training.watch import RunWatch, checked_name, find_running
 
 SMALL = (
     "main.crop=64 main.batch_size=1 main.regions_per_image=16 log_every=1 validate_every=3 workers=0 "
@@ -99,11 +99,13 @@ def test_a_person_trains_pauses_stops_resumes_and_segments(trainer, annotated, t
     trainer.wait(lambda: "Segment finds the weights as 'mine'" in trainer.told())
     assert widget.run.status == "stopped"
     stopped_at = widget.run.step
-    arguments = json.loads((runs_folder() / "mine" / "command.json").read_text())
-    index = next(i for i, a in enumerate(arguments) if a.startswith("main.steps="))
-    arguments[index] = f"main.steps={stopped_at + 5}"
-    (runs_folder() / "mine" / "command.json").write_text(json.dumps(arguments))
-    widget.resume(runs_folder() / "mine")
+    widget.data.clear()
+    widget.options.value = ""
+    widget.open_run(runs_folder() / "mine")
+    assert f"mine: stopped at step {stopped_at} of 4000" in trainer.told()
+    assert widget.chosen_data() == [str(annotated)]
+    widget.options.value = widget.options.value.replace("main.steps=4000", f"main.steps={stopped_at + 5}")
+    trainer.press("resume")
     trainer.wait(lambda: trainer.told().startswith("The run is done"))
     assert widget.run.status == "finished"
     assert widget.run.step == stopped_at + 5
@@ -135,13 +137,26 @@ def test_what_cannot_work_is_told(trainer, tmp_path):
     trainer.press("add_layers")
     assert "Choose an image layer" in trainer.told()
     with pytest.raises(UserError, match="not the folder of a run"):
-        trainer.widget.resume(tmp_path)
+        trainer.widget.open_run(tmp_path)
+    trainer.press("remove_sample")
+    assert "Choose a sample" in trainer.told()
+    for name, reason in (
+        ("../out", "no name for a run"),
+        ("a\nb", "no name"),
+        ("nuclei", "stands for other"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            checked_name(name)
     trainer.widget.add_data(str(tmp_path / "gone"))
     trainer.widget.name.value = "fails"
     trainer.press("start")
     trainer.wait(lambda: "does not exist" in trainer.told())
+    assert trainer.widget.name.value != "fails"  # a fresh one
+    trainer.widget.name.value = "fails"
     trainer.press("start")
     assert "There is a run 'fails' already" in trainer.told()
+    trainer.press("forecast")
+    trainer.wait(lambda: "does not exist" in trainer.told())
 
 
 def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
@@ -152,7 +167,8 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     widget = trainer.widget
     widget.image.value, widget.labels.value = "slide 1", "truth"
     trainer.press("add_layers")
-    assert "Kept as slide_1; 1 samples" in trainer.told()
+    assert "Kept as slide_1; 1 sample in" in trainer.told()
+    assert widget.samples.list.item(0).text().startswith("slide_1: 12 nuclei, 150×120 px")
     assert widget.chosen_data() == [str(widget.project.folder)]
     widget.part.value = "edited regions"
     trainer.press("add_layers")
@@ -178,6 +194,56 @@ def test_layers_become_samples_whole_or_where_they_were_edited(trainer):
     trainer.press("add_layers")
     assert np.array_equal(tifffile.imread(folder / "images" / "stack.tif"), stack.data[1])
     assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2", "stack"]
+    widget.samples.list.setCurrentRow(2)
+    trainer.press("show_sample")
+    assert np.array_equal(trainer.viewer.layers["stack labels"].data, edited)
+    trainer.press("remove_sample")
+    assert sorted(widget.project.samples()) == ["slide_1", "slide_1_2"]
+    assert widget.samples.list.count() == 2
+    assert sorted(p.name for p in (folder / "removed").iterdir()) == ["stack.images.tif", "stack.labels.tif"]
+    assert not (folder / "labels" / "stack.tif").exists()
+
+
+def test_what_a_run_shows_is_never_taken_for_truth(trainer, tmp_path):
+    image, labels = synthetic_nuclei((64, 64), 4, diameter=18)
+    (tmp_path / "sample").mkdir()
+    tifffile.imwrite(tmp_path / "sample" / "image.tif", image)
+    tifffile.imwrite(tmp_path / "sample" / "labels.tif", labels)
+    own = trainer.viewer.add_labels(labels.copy(), name="training sample nuclei")  # of that very name
+    trainer.widget._run_layers.show(tmp_path)
+    tifffile.imwrite(tmp_path / "sample" / "labels.tif", labels * 0 + 1)
+    trainer.widget._run_layers.show(tmp_path)
+    assert np.array_equal(own.data, labels)
+    assert len(trainer.viewer.layers) == 3
+    assert list(trainer.widget.labels.choices) == ["training sample nuclei"]
+    assert list(trainer.widget.image.choices) == []
+    trainer.viewer.layers.selection.active = trainer.viewer.layers[-1]
+    assert trainer.widget.labels.value == "training sample nuclei"
+
+
+def test_a_run_of_the_command_line_is_opened_and_forecast(trainer, annotated, tiny_weights, tmp_path):
+    from napari_deepretina.cli import main
+
+    out = tmp_path / "elsewhere"
+    words = [w for c in f"{SMALL} main.steps=2".split() for w in ("--set", c)]
+    start = ["train", "fine-tune", "--data", str(annotated), "--weights", str(tiny_weights)]
+    assert main([*start, "--out", str(out), "--device", "cpu", *words]) == 0
+    widget = trainer.widget
+    widget.open_run(out)
+    assert "elsewhere: finished at step 2 of 2" in trainer.told()
+    assert widget.chosen_data() == [str(annotated)]
+    assert "main.steps=2" in widget.options.value
+    assert widget.run.curves["train"]
+    assert not (user_folder() / "elsewhere.safetensors").exists()  # looking publishes nothing
+    assert (
+        str(out / "weights.safetensors") in widget.start_from.choices
+        or widget.start_from.reset_choices() is None
+    )
+    assert str(out / "weights.safetensors") in widget.start_from.choices
+    widget.start_from.value = str(out / "weights.safetensors")
+    trainer.press("forecast")
+    trainer.wait(lambda: "Forecast: in all" in trainer.told())
+    assert "2 steps of 1 crops of 64²" in widget.log.toPlainText()
 
 
 def test_kept_samples_follow_the_brush_and_are_never_doubled(trainer, monkeypatch, qtbot):
@@ -226,6 +292,7 @@ def test_starting_points_are_names_runs_and_files(trainer, tmp_path, tiny_weight
     run = runs_folder() / "half"
     run.mkdir(parents=True)
     (run / "weights.safetensors").write_bytes(tiny_weights.read_bytes())
+    (run / "events.jsonl").touch()
     widget.start_from.reset_choices()
     assert str(run / "weights.safetensors") in widget.start_from.choices
     answers = [(str(tiny_weights), ""), ("", "")]
@@ -234,7 +301,8 @@ def test_starting_points_are_names_runs_and_files(trainer, tmp_path, tiny_weight
     assert widget.start_from.value == str(tiny_weights)
     widget.start_from.value = "a file…"  # and thought better of it
     assert widget.start_from.value == "bundled"
-    (run / "weights.safetensors").unlink()
+    for file in run.iterdir():
+        file.unlink()
     run.rmdir()
 
 

@@ -26,9 +26,10 @@ from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.fitting import elide_lists, scrolled, tab_in_order
 from napari_deepretina._widgets.inspect_jobs import data_job, detection_job, errors_job, weights_job
 from napari_deepretina._widgets.jobs import ModelCache
+from napari_deepretina._widgets.learning_tab import LearningTab
 from napari_deepretina._widgets.picture import Picture
 from napari_deepretina._widgets.placing import (
-    camera_of,
+    centre_on,
     check_shown,
     full_data,
     layout_of_layer,
@@ -87,12 +88,14 @@ class InspectWidget(Dock):
         layout.addWidget(self.box)
         self.tabs = QTabWidget()
         self.tabs.setObjectName("tabs")
+        self.learning = LearningTab(self)
         for title, build in (
             ("Detection", self._detection_tab),
             ("Activations", self._activations_tab),
             ("Weights", self._weights_tab),
             ("Data", self._data_tab),
             ("Errors", self._errors_tab),
+            ("Training", lambda: self.learning),
         ):
             self.tabs.addTab(build(), title)
         self.tabs.setCornerWidget(self.help_button())
@@ -184,7 +187,7 @@ class InspectWidget(Dock):
         return [x.name for x in self._viewer.layers if isinstance(x, kind) and not x.name.startswith(PREFIX)]
 
     def _refresh_layers(self, event: Any = None) -> None:
-        for control in (self.image, self.truth, self.predicted):
+        for control in (self.image, self.truth, self.predicted, self.learning.truth):
             control.reset_choices()
 
     def _layer(self, name: str | None) -> Any:
@@ -335,7 +338,7 @@ class InspectWidget(Dock):
         if self._layer(sample.name) is None:
             self._viewer.add_image(sample.image, name=sample.name, rgb=sample.image.ndim == 3)
             self._viewer.add_labels(sample.labels, name=f"{sample.name} labels").contour = 1
-        self._look_at(row["y"], row["x"])
+        centre_on(self._viewer, row["y"], row["x"])
 
     def look_at_errors(self) -> None:
         """Compare two labels layers; the image in the form is drawn under them."""
@@ -368,12 +371,7 @@ class InspectWidget(Dock):
             return
         ys, xs = np.nonzero(np.asarray(layer.data) == (row["true"] or row["found"]))
         if len(ys):
-            self._look_at(*np.asarray(layer.data_to_world((ys.mean(), xs.mean()))).tolist())
-
-    def _look_at(self, y: float, x: float) -> None:
-        camera = camera_of(self._viewer)
-        camera.center = (0, float(y), float(x))
-        camera.zoom = max(camera.zoom, 4)
+            centre_on(self._viewer, *np.asarray(layer.data_to_world((ys.mean(), xs.mean()))).tolist())
 
     def _take_away(self) -> None:
         """Take the layers of Inspect away; those that a person changed only if they may go."""

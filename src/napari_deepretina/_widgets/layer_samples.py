@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,11 @@ class SampleKeeper(QObject):
                 event.connect(self._edited)
         return name
 
+    def forget(self, name: str) -> Path:
+        """Take a sample out of the project, and follow its layers no more; where its files are put."""
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.name != name}
+        return self.project.put_aside(name)
+
     def _edited(self, event: Any = None) -> None:
         self._timer.start()
 
@@ -80,7 +86,7 @@ class SampleKeeper(QObject):
         if self._worker is not None:  # one after the other, in order
             self._timer.start()
             return
-        for key, kept in self._kept.items():
+        for key, kept in list(self._kept.items()):
             now = digest(kept.labels.data)
             if now == kept.digest:
                 continue
@@ -99,7 +105,10 @@ class SampleKeeper(QObject):
     def _write(self, key: Any, name: str, content: dict[str, Any]) -> tuple[Any, str, str]:
         try:
             with protected(key[0].source.path):
-                return key, self.project.add(name, **content, replace=self._kept[key].name), ""
+                kept = self._kept.get(key)
+                if kept is None:  # removed in the meantime
+                    return key, "", ""
+                return key, self.project.add(name, **content, replace=kept.name), ""
         except UserError as error:
             return key, "", str(error)
 
@@ -108,7 +117,7 @@ class SampleKeeper(QObject):
         self._worker = None
         if problem:
             self.failed.emit(problem)
-        else:
+        elif key in self._kept and name:
             self._kept[key].name = name
             self.saved.emit(name)
         self._timer.start()  # others may wait

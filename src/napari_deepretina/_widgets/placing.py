@@ -138,6 +138,13 @@ def camera_of(viewer: Any) -> Any:
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
+def centre_on(viewer: Any, y: float, x: float) -> None:
+    """Bring a place, in world coordinates, to the middle of the canvas, and near."""
+    camera = camera_of(viewer)
+    camera.center = (0, float(y), float(x))
+    camera.zoom = max(camera.zoom, 4)
+
+
 def _shear_between(layer: Any, first: int, second: int) -> float:
     """Napari keeps shear as the upper triangle, row by row."""
     rows, columns = np.triu_indices(layer.ndim, k=1)

@@ -26,6 +26,8 @@ from napari_deepretina.postprocess import PostprocessSettings
 AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
+DEVICES = ["auto", "cpu", "cuda", "cuda:1", "mps"]
+"""Without asking torch, whose import takes seconds: what is not there is reported when it is used."""
 REMEMBERED = ("weights", "device", "views", "score", "diameter", "intensity", "invert")
 
 
@@ -62,7 +64,7 @@ class SegmentForm(Dock):
         self.channel = ComboBox(label="channel", choices=[("as shown", -1)])
         self.weights = ComboBox(label="weights", choices=list(available()) or [DEFAULT])
         self.weights_file = PushButton(text="from file…", label="")
-        self.device = ComboBox(label="device", choices=_device_choices())
+        self.device = ComboBox(label="device", choices=DEVICES)
         self.views = ComboBox(label="views", choices=VIEWS)
         self.views.tooltip = (
             "None looks once. The others look again at the image flipped, turned or scaled, and keep what "
@@ -272,8 +274,3 @@ def in_words(settings: dict[str, Any]) -> str:
             plain, unit = (title.removesuffix(", px"), " px") if title.endswith(", px") else (title, "")
             told.append(plain if value is True else f"{plain} {value}{unit}")
     return ", ".join(told)
-
-
-def _device_choices() -> list[str]:
-    """Without asking torch, whose import takes seconds: what is not there is told by Run."""
-    return ["auto", "cpu", "cuda", "mps"]

@@ -16,11 +16,15 @@ from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
 
 if TYPE_CHECKING:
+    from napari_deepretina.inspection.learning import Learning
     from napari_deepretina.inspection.steps import Inspection
 
 LEVEL_COLOURS = {2: "#4cc9f0", 3: "#80ed99", 4: "#ffd166", 5: "#f78c6b", 6: "#ef476f"}
 PREFIX = "inspect: "
 ERRORS = f"{PREFIX}errors"
+ANCHORS, REGIONS = f"{PREFIX}anchors learnt from", f"{PREFIX}regions learnt from"
+MATCHES = {1: "positive", 0: "negative", -1: "neutral"}
+MATCH_COLOURS = {"positive": "#80ed99", "negative": "#ef476f", "neutral": "#aaaaaa"}
 MOST_BOXES = 250
 
 
@@ -75,6 +79,38 @@ class StepLayers:
         self._viewer.add_layer(layer)
         self.maps.append(layer)
         return layer
+
+    def add_learning(self, learning: Learning) -> None:
+        """Anchors and regions that a training step would learn from, in the place of earlier ones."""
+        for layer in [x for x in self.maps if x.name in (ANCHORS, REGIONS)]:
+            self.maps.remove(layer)
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        neutral = np.flatnonzero(learning.match == -1)
+        neutral = np.random.default_rng(0).permutation(neutral)[:MOST_BOXES]
+        drawn = np.concatenate([neutral, np.flatnonzero(learning.drawn)])
+        kinds = [MATCHES[k] for k in learning.match[drawn].tolist()]
+        regions = ["positive" if c else "negative" for c in learning.classes.tolist()]
+        for name, boxes, told in (
+            (ANCHORS, learning.anchors[drawn], kinds),
+            (REGIONS, learning.regions, regions),
+        ):
+            layer = Shapes(
+                corners_of(boxes),
+                shape_type="rectangle",
+                name=name,
+                features={"kind": np.array(told, dtype=object)},
+                edge_color=[MATCH_COLOURS[kind] for kind in told],
+                face_color="transparent",
+                edge_width=0.8,
+                opacity=1,
+                visible=name == ANCHORS,
+                **self._placed,
+            )
+            self._viewer.add_layer(layer)
+            self.maps.append(layer)
+        for layer in self.layers.values():
+            layer.visible = False
 
     def _made(self, step: str) -> Layer:
         name = PREFIX + step

@@ -62,13 +62,20 @@ TRAIN = {
     "recipe": "How to train; fine-tune takes minutes",
     "start_from": "The weights that training begins with",
     "name": "The run's name; it is the weights' name in Segment afterwards",
+    "samples": "Samples that are kept; double-click one to open it",
+    "show_sample": "Open the chosen sample as an image and labels",
+    "remove_sample": "Train on the chosen sample no more; its files are put aside",
+    "device": SEGMENT["device"],
+    "data": "Sets to train on; end a line with @3 to show it three times as often",
     "add_data": "Add annotated images from files",
     "add_layers": "Keep this image with its labels as a training sample",
     "remove_data": "Take the chosen line off the list; no file is removed",
     "start": "Train in a process of its own",
     "pause": "Wait, and go on later where it stands",
     "stop": "End now, and keep the best weights so far",
-    "resume": "Go on with a run that was stopped",
+    "forecast": "Read the data and try a few steps: how long the run would take, and how much memory",
+    "open_run": "Show a run that ended, made here or by the command line, with its data and changes",
+    "resume": "Go on with the run that is shown, with the changes above",
 }
 INSPECT = {
     "help": SEGMENT["help"],
@@ -88,6 +95,8 @@ INSPECT = {
     "look_at_data": "Crops as training sees them, numbers, and what is odd",
     "truth": "Labels known to be right",
     "predicted": "Labels to judge",
+    "learnt_from": "Labels known to be right, of the image that was inspected",
+    "show_learning": "Anchors and regions that a training step would learn from, as layers",
     "look_at_errors": "Hits, misses, splits and merges, the worst first",
 }
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import napari.viewer
 from magicgui.widgets import ComboBox, LineEdit
-from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QListWidget,
@@ -27,23 +25,29 @@ from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
 from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.fitting import elide_lists, scrolled, tab_in_order
-from napari_deepretina._widgets.layer_samples import SampleKeeper
-from napari_deepretina._widgets.own_labels import KEY
-from napari_deepretina._widgets.placing import bright_colours, step_of
+from napari_deepretina._widgets.forecasting import Forecaster, recorded, resume_arguments
+from napari_deepretina._widgets.run_layers import RunLayers
+from napari_deepretina._widgets.sample_box import SampleBox
 from napari_deepretina._widgets.segment import SegmentWidget
+from napari_deepretina._widgets.segment_form import DEVICES
 from napari_deepretina._widgets.tips import TRAIN, explain
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError, in_a_window
 from napari_deepretina.files import short_path
-from napari_deepretina.model.runs import runs_folder
+from napari_deepretina.model.runs import known_runs, runs_folder, weights_in
 from napari_deepretina.model.weights import available
 from napari_deepretina.training.recipe import shipped_recipes
-from napari_deepretina.training.watch import RunWatch, find_running, fresh_run_name, start_run
+from napari_deepretina.training.watch import (
+    RunWatch,
+    checked_name,
+    find_running,
+    fresh_run_name,
+    start_run,
+)
 
 POLL_MS = 500
-SAMPLE = "training sample"
-WHOLE, EDITED = "whole frame", "edited regions"
 FILE = "a file…"
+AS_RECIPE = "as the recipe says"
 
 
 class TrainWidget(Dock):
@@ -55,13 +59,22 @@ class TrainWidget(Dock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         self.run: RunWatch | None = None
-        self._shown_sample = 0.0
         self._files: list[str] = []
-        self._keeper = SampleKeeper(self, Project(runs_folder().parent / "project"))
+        self._forecaster = Forecaster(self)
+        self._forecaster.told.connect(self._on_forecast)
+        self._forecaster.failed.connect(lambda problem: self._say(problem, show_error))
+        self._run_layers = RunLayers(napari_viewer)
+        self.status = QLabel("Add annotated images and press Start.")
+        self.samples = SampleBox(
+            napari_viewer, Project(runs_folder().parent / "project"), guarded=self._guarded, say=self._say,
+            kept=lambda: self.add_data(str(self.project.folder)), corner=self.help_button(),
+        )  # fmt: skip
+        self.image, self.labels, self.part = self.samples.image, self.samples.labels, self.samples.part
+        self._keeper = self.samples.keeper
         self._keeper.failed.connect(lambda problem: self._say(problem, show_error))
         self._keeper.saved.connect(lambda name: self.status.setText(f"Edits kept in {name}."))
         self._build()
-        self.keep_values("recipe", "options", "part")
+        self.keep_values("recipe", "options", "part", "device")
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self.poll)
@@ -77,55 +90,47 @@ class TrainWidget(Dock):
     # ---- form ----
 
     def _build(self) -> None:
-        self.image = ComboBox(label="image", choices=lambda _: self._names(Image))
-        self.labels = ComboBox(label="labels", choices=lambda _: self._names(Labels))
-        self.part = ComboBox(label="keep", choices=[WHOLE, EDITED])
         self.recipe = ComboBox(label="recipe", choices=shipped_recipes(), value="fine-tune")
-        self.start_from = ComboBox(label="start from", choices=lambda _: self._starts())
+        self.start_from = ComboBox(label="start from", choices=lambda _: self._starts(), value="bundled")
         self.start_from.changed.connect(self._start_chosen)
+        self.device = ComboBox(label="device", choices=DEVICES)
         self.name = LineEdit(label="name", value=fresh_run_name())
         self.options = LineEdit(label="changes", value="")
         self.options.tooltip = "Changes of the recipe, e.g. main.steps=100 main.learning_rate=0.0001"
         self.data = QListWidget()
         self.data.setObjectName("data")
-        self.data.setMaximumHeight(90)
+        self.data.setFixedHeight(3 * self.data.fontMetrics().lineSpacing() + 12)
         self.data.setToolTip("Double-click and end the line with @3 to show a set three times as often.")
         layout = scrolled(self)
-        samples = QFormLayout()
-        for control in (self.image, self.labels, self.part):
-            samples.addRow(control.label, control.native)
-            control.native.setObjectName(control.label)
-        above = QHBoxLayout()
-        above.addLayout(samples, 1)
-        above.addWidget(self.help_button(), 0, Qt.AlignmentFlag.AlignTop)
-        layout.addLayout(above)
+        layout.addWidget(self.samples)
         layout.addLayout(
             self._row(
-                ("add_layers", "Add image + labels", self.add_layers),
                 ("add_data", "Add folder, zip, COCO…", self._ask_for_data),
                 ("remove_data", "Remove", self._remove_data),
             )
         )
         layout.addWidget(self.data)
-        layout.addLayout(self.rows("recipe", "start_from", "name", "options"))
+        layout.addLayout(self.rows("recipe", "start_from", "device", "name", "options"))
         layout.addLayout(
             self._row(
+                ("forecast", "Forecast", self.forecast),
                 ("start", "Start", self.start),
                 ("pause", "Pause", self.pause_or_go_on),
                 ("stop", "Stop, keep best", self.stop),
-                ("resume", "Resume…", self._ask_to_resume),
             )
+        )
+        layout.addLayout(
+            self._row(("open_run", "Open run…", self._ask_for_run), ("resume", "Resume", self._resume_opened))
         )
         self.bar = QProgressBar()
         self.bar.setObjectName("progress")
         self.curves = CurvesWidget()
-        self.status = QLabel("Add annotated images and press Start.")
         self.status.setObjectName("status")
         self.status.setWordWrap(True)
         self.log = QPlainTextEdit()
         self.log.setObjectName("log")
         self.log.setReadOnly(True)
-        self.log.setMaximumHeight(90)
+        self.log.setFixedHeight(90)
         for part in (self.bar, self.curves, self.status, self.log):
             layout.addWidget(part)
         layout.addStretch()
@@ -144,17 +149,17 @@ class TrainWidget(Dock):
             setattr(self, f"{name}_button", button)
         return row
 
-    def _names(self, kind: Any) -> list[str]:
-        return [x.name for x in self._viewer.layers if isinstance(x, kind)]
-
     def _refresh_layers(self, event: Any = None) -> None:
-        self.image.reset_choices()
-        self.labels.reset_choices()
+        self.samples.refresh_layers()
+
+    def _follow_selection(self, event: Any = None) -> None:
+        self.samples.follow_selection()
 
     def _enable(self) -> None:
         going = self.run is not None and not self.run.over
         self.start_button.setEnabled(not going)
-        self.resume_button.setEnabled(not going)
+        self.open_run_button.setEnabled(not going)
+        self.resume_button.setEnabled(self.run is not None and not going)
         self.pause_button.setEnabled(going)
         self.stop_button.setEnabled(going)
         paused = self.run is not None and self.run.status == "paused"
@@ -166,28 +171,6 @@ class TrainWidget(Dock):
     def project(self) -> Project:
         """Where samples from layers are kept."""
         return self._keeper.project
-
-    def _follow_selection(self, event: Any = None) -> None:
-        """Labels that are selected are what a person means to keep, with the image they were made from."""
-        active = self._viewer.layers.selection.active
-        if not isinstance(active, Labels):
-            return
-        self.labels.value = active.name
-        mark = active.metadata.get(KEY)
-        image = mark.get("image") if isinstance(mark, dict) else None
-        if image in self._names(Image):
-            self.image.value = image
-
-    def add_layers(self) -> None:
-        """Keep the chosen image and labels as a training sample, on disk at once."""
-        image, labels = self._layer(self.image.value, Image), self._layer(self.labels.value, Labels)
-        if image is None or labels is None:
-            raise UserError("choose an image layer and a labels layer first")
-        steps = step_of(self._viewer, image), step_of(self._viewer, labels)
-        name = self._keeper.keep(image, labels, steps, edited_only=self.part.value == EDITED)
-        self.add_data(str(self.project.folder))
-        count = len(self.project.samples())
-        self._say(f"Kept as {name}; {count} samples in the project. Further strokes are kept by themselves.")
 
     def add_data(self, path: str) -> None:
         """Train on this folder, zip or COCO file as well."""
@@ -214,8 +197,9 @@ class TrainWidget(Dock):
     def _starts(self) -> list[tuple[str, str]]:
         """Where training can start: names, weights of runs, files chosen so far, and a way to another."""
         known = available()
-        found = [(name, name) for name in ("bundled", "random", *known)]
-        runs = sorted(runs_folder().glob("*/weights.safetensors"))
+        found = [(AS_RECIPE, AS_RECIPE)]
+        found += [(name, name) for name in ("bundled", "random", "coco", "imagenet", *known)]
+        runs = [p for p in map(weights_in, known_runs()) if p is not None]
         found += [(f"run {p.parent.name}", str(p)) for p in runs if p.parent.name not in known]
         found += [(Path(p).name, p) for p in self._files]
         return [*found, (FILE, FILE)]
@@ -223,44 +207,78 @@ class TrainWidget(Dock):
     def _start_chosen(self, value: str) -> None:
         if value != FILE:
             return
-        path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors *.pt)")
+        path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors *.h5)")
         if path and path not in self._files:
             self._files.append(path)
         self.start_from.reset_choices()
         self.start_from.value = path or "bundled"
 
-    def _layer(self, name: str | None, kind: Any) -> Any:
-        return next((x for x in self._viewer.layers if x.name == name and isinstance(x, kind)), None)
-
     # ---- the run ----
 
-    def start(self) -> None:
-        """Start a new run on the data in the list."""
+    def _arguments(self) -> list[str]:
+        """What the form asks for, as the command takes it."""
         data = self.chosen_data()
         if not data:
             raise UserError("add annotated images first: two layers, a folder, a zip or a COCO file")
-        folder = runs_folder() / self.name.value.strip()
-        if not self.name.value.strip() or folder.exists():
-            raise UserError(f"there is a run {self.name.value!r} already: choose another name")
-        changes = [word for text in self.options.value.split() for word in ("--set", text)]
         if self.start_from.value == FILE:
             raise UserError("choose the weights to start from")
-        arguments = [self.recipe.value, "--data", *data, "--weights", self.start_from.value, *changes]
+        start = [] if self.start_from.value == AS_RECIPE else ["--weights", self.start_from.value]
+        device = ["--device", self.device.value]
+        return [self.recipe.value, "--data", *data, *start, *device, *self._changes()]
+
+    def _changes(self) -> list[str]:
+        return [word for text in self.options.value.split() for word in ("--set", text)]
+
+    def forecast(self) -> None:
+        """Tell what the run would do and take, in the log."""
+        self._forecaster.ask(self._arguments())
+        self.status.setText("Reading the data, and trying a few steps…")
+
+    def _on_forecast(self, told: str) -> None:
+        self.log.setPlainText(told)
+        self.status.setText(f"Forecast: {told.splitlines()[-1]}.")
+
+    def start(self) -> None:
+        """Start a new run on the data in the list."""
+        arguments = self._arguments()
+        folder = runs_folder() / checked_name(self.name.value)
+        if folder.exists():
+            raise UserError(f"there is a run {self.name.value!r} already: choose another name")
         self.attach(start_run(folder, arguments))
         self._say(f"Started; everything of the run is kept in {short_path(folder)}.")
 
-    def resume(self, folder: Path) -> None:
-        """Go on with a run that ended before its time."""
-        import json
+    def open_run(self, folder: Path) -> None:
+        """Show a run that ended, made here or by the command line, with its data and changes."""
+        if not (folder / "recipe.toml").exists():
+            raise UserError(f"{folder} is not the folder of a run")
+        run = RunWatch(folder)
+        run.poll()
+        if not run.over:
+            self.attach(run)
+            return
+        self.run = run
+        self._show(run)
+        if (asked := recorded(folder)) is not None:
+            self.data.clear()
+            for path in asked.data:
+                self.add_data(path)
+            self.options.value = " ".join(asked.overrides)
+            if asked.recipe in self.recipe.choices:
+                self.recipe.value = asked.recipe
+        self.status.setText(
+            f"{folder.name}: {run.status} at step {run.step} of {run.total}. "
+            "Resume goes on with it, and with the changes above."
+        )
 
-        try:
-            arguments = json.loads((folder / "command.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            raise UserError(f"{folder} is not the folder of a run") from None
-        if "--resume" not in arguments:
-            arguments.append("--resume")
-        self.name.value = folder.name
-        self.attach(start_run(folder, arguments))
+    def resume(self, folder: Path) -> None:
+        """Go on with a run that ended before its time, with what the form says of changes."""
+        if self.run is None or self.run.folder != folder:
+            self.open_run(folder)
+        self.attach(start_run(folder, resume_arguments(folder, self.options.value, self.device.value)))
+
+    def _resume_opened(self) -> None:
+        if self.run is not None:
+            self.resume(self.run.folder)
 
     def attach(self, run: RunWatch) -> None:
         """Follow a run."""
@@ -291,19 +309,23 @@ class TrainWidget(Dock):
         if self.run is None or not self.run.poll():
             return
         run = self.run
+        self._show(run)
+        if run.over:
+            self._timer.stop()
+            self._tell_end()
+        else:
+            self.status.setText(self._progress())
+
+    def _show(self, run: RunWatch) -> None:
+        """Curves, progress, log and sample of a run."""
         theme = get_theme(self._viewer.theme)
         self.curves.show_curves(run.curves, run.total, theme.text.as_hex())
         self.bar.setMaximum(max(1, run.total))
         self.bar.setValue(run.step)
         self.log.setPlainText(run.log_tail())
         self.log.verticalScrollBar().setValue(self.log.verticalScrollBar().maximum())
-        self._show_sample()
+        self._run_layers.show(run.folder)
         self._enable()
-        if run.over:
-            self._timer.stop()
-            self._tell_end()
-        else:
-            self.status.setText(self._progress())
 
     def _progress(self) -> str:
         run = self.run
@@ -322,6 +344,8 @@ class TrainWidget(Dock):
     def _tell_end(self) -> None:
         run = self.run
         assert run is not None
+        if self.name.value == run.folder.name:
+            self.name.value = fresh_run_name()
         if run.status in ("failed", "lost"):
             self._say(f"The run ended: {run.reason} (log: {short_path(run.folder / 'log.txt')})", show_error)
             return
@@ -331,8 +355,6 @@ class TrainWidget(Dock):
             self._say(str(error), show_error)
             return
         self.start_from.reset_choices()
-        if self.name.value == run.folder.name:
-            self.name.value = fresh_run_name()
         for widget in QApplication.allWidgets():
             if isinstance(widget, SegmentWidget):
                 widget.refresh_weights()
@@ -340,33 +362,10 @@ class TrainWidget(Dock):
         how = "The run is done" if run.status == "finished" else "The run was stopped"
         self._say(f"{how}: best score {best:.3f}. Segment finds the weights as {path.stem!r}.")
 
-    def _show_sample(self) -> None:
-        """The first validation image, and what the network makes of it now, as layers."""
-        run = self.run
-        assert run is not None
-        labels = run.folder / "sample" / "labels.tif"
-        try:
-            changed = labels.stat().st_mtime
-        except OSError:
-            return
-        if changed == self._shown_sample:
-            return
-        import tifffile
-
-        self._shown_sample = changed
-        found = tifffile.imread(labels)
-        layer = self._layer(f"{SAMPLE} nuclei", Labels)
-        if layer is not None and layer.data.shape == found.shape:
-            layer.data = found
-            return
-        image = tifffile.imread(run.folder / "sample" / "image.tif")
-        self._viewer.add_image(image, name=SAMPLE, rgb=image.ndim == 3)
-        self._viewer.add_labels(found, name=f"{SAMPLE} nuclei", colormap=bright_colours()).contour = 2
-
-    def _ask_to_resume(self) -> None:
+    def _ask_for_run(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the run", str(runs_folder()))
         if folder:
-            self.resume(Path(folder))
+            self.open_run(Path(folder))
 
     # ---- closing ----
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import remove, write_text, written_whole
+from napari_deepretina.files import moved, remove, write_text, written_whole
 
 MANIFEST = "manifest.json"
 
@@ -92,6 +92,34 @@ class Project:
             for kind in ("labels", "images"):  # a pair without labels is none
                 remove(self.folder / kind / f"{replace}.tif")
         return fresh
+
+    def put_aside(self, name: str) -> Path:
+        """Take a sample out; its files go to the folder ``removed``, where nothing is trained on.
+
+        Raises
+        ------
+        UserError
+            If there is no such sample, or the disk refuses.
+        """
+        known = self.samples()
+        if name not in known:
+            raise UserError(f"there is no sample {name!r} in the project")
+        aside = self.folder / "removed"
+        rest = {k: v for k, v in known.items() if k != name}
+        try:
+            aside.mkdir(exist_ok=True)
+            write_text(self.folder / MANIFEST, json.dumps({"samples": rest}, indent=2))
+            for kind in ("labels", "images"):  # a pair without labels is none
+                source, number = self.folder / kind / f"{name}.tif", 1
+                target = aside / f"{name}.{kind}.tif"
+                while target.exists():
+                    number += 1
+                    target = aside / f"{name}_{number}.{kind}.tif"
+                if source.exists():
+                    moved(source, target)
+        except OSError as error:
+            raise UserError(f"sample {name!r} could not be put aside: {error.strerror or error}") from None
+        return aside
 
     def _unused(self, name: str, known: dict[str, Any]) -> str:
         base = re.sub(r"[^\w\-]+", "_", name).strip("_") or "sample"

@@ -14,11 +14,29 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, protected, remove, write_text, written_whole
-from napari_deepretina.model.runs import runs_folder
-from napari_deepretina.model.weights import user_folder
+from napari_deepretina.model.runs import LAST, runs_folder
+from napari_deepretina.model.weights import BUNDLED, user_folder
 from napari_deepretina.training.control import PAUSE, PID, STOP, is_at_work
 
 LOG = "log.txt"
+RESERVED = {LAST, "bundled", "random", "coco", "imagenet", "none"}
+"""Names that mean something else where weights are asked for."""
+
+
+def checked_name(name: str) -> str:
+    """A run's name that can be the name of a folder and of weights.
+
+    Raises
+    ------
+    UserError
+        If it would leave the folder of runs, or stands for something else already.
+    """
+    name = name.strip()
+    if not name or name != Path(name).name or name in (".", "..") or not name.isprintable() or "\\" in name:
+        raise UserError(f"{name!r} is no name for a run: take letters, digits, dashes and spaces")
+    if name.lower() in RESERVED or (BUNDLED / f"{name}.safetensors").exists():
+        raise UserError(f"{name!r} stands for other weights: choose another name")
+    return name
 
 
 def fresh_run_name() -> str:
@@ -27,13 +45,33 @@ def fresh_run_name() -> str:
     return name if not (runs_folder() / name).exists() else time.strftime("run-%Y%m%d-%H%M%S")
 
 
+COMMAND = (sys.executable, "-m", "napari_deepretina", "train")
+
+
+def forecast_run(arguments: Sequence[str]) -> str:
+    """What a run with these arguments would do and take, as ``--dry-run`` tells; waits for it.
+
+    Raises
+    ------
+    UserError
+        With the reason why it could not run.
+    """
+    done = subprocess.run(
+        [*COMMAND, *arguments, "--dry-run"], capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode:
+        lines = [x for x in done.stderr.splitlines() if x.startswith("napari-deepretina: ")]
+        raise UserError(lines[-1].removeprefix("napari-deepretina: ") if lines else "the forecast failed")
+    return done.stdout.strip()
+
+
 def start_run(folder: Path, arguments: Sequence[str]) -> RunWatch:
     """Start ``napari-deepretina train`` with these arguments (without ``--out``) in a process of its own.
 
     The process lives on when this one ends. What it prints goes to ``log.txt`` in the folder.
     """
     log = appended(folder / LOG)
-    command = [sys.executable, "-m", "napari_deepretina", "train", *arguments, "--out", str(folder)]
+    command = [*COMMAND, *arguments, "--out", str(folder)]
     earlier = RunWatch(folder)
     earlier.remember()
     with log:
@@ -120,6 +158,7 @@ class RunWatch:
 
     def publish(self, name: str) -> Path:
         """Put the run's best weights where Segment finds them by name; UserError if there are none."""
+        name = checked_name(name)
         source = self.folder / "weights.safetensors"
         if not source.exists():
             raise UserError(f"{self.folder} holds no weights yet")
@@ -156,7 +195,7 @@ class RunWatch:
             self.curves["train"].append((self.step, event["loss"]))
         elif kind == "validation":
             self.curves["validation"].append((self.step, event["loss"]))
-            self.curves["score"].append((self.step, event["dsb_score"]))
+            self.curves["score"].append((self.step, event.get("score", event["dsb_score"])))
         elif kind == "pause":
             self.status = "paused"
         elif kind == "go_on":
