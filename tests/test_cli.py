@@ -1,4 +1,6 @@
+import io
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from PIL import Image
 from napari_deepretina.cli import main
 from napari_deepretina.data.files import read_image
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.export.tiff import write_image
 
 
 @pytest.fixture
@@ -233,3 +236,55 @@ def test_evaluate_tells_what_is_missing(tmp_path, capsys):
     save(tmp_path / "p", "a", labels[:1])
     assert main(both) == 2
     assert "the prediction is (1, 2)" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_none(tmp_path, tiny_weights, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(2):
+        write_image(synthetic_nuclei((64, 64), 4)[0], folder / f"{k}.tif")
+    command = ["segment", str(folder), "--weights", str(tiny_weights), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    piped = capsys.readouterr()
+    assert "[2/2]" in piped.out
+    assert "%" not in piped.err
+    assert main([*command, "--out", str(tmp_path / "b"), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert (quiet.out, quiet.err) == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main([*command, "--out", str(tmp_path / "c")]) == 0
+    assert re.search(r"100%.*left", terminal.getvalue())
+    assert "[2/2]" in capsys.readouterr().out
+
+
+def test_help_shows_what_is_really_used(capsys):
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--fill-holes, --no-fill-holes" in told
+    for option in ("--score SCORE", "--min-area MIN_AREA"):
+        assert re.search(re.escape(option) + r"[^-]*default: what the weights advise", told)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(name in told for name in ("deep-retina-published", "coco-r101", "fine-tune"))
+
+
+def test_a_run_is_replayed_from_any_folder(tmp_path, tiny_weights, monkeypatch):
+    write_image(synthetic_nuclei((64, 64), 4)[0], tmp_path / "im.tif")
+    (tmp_path / "w.safetensors").write_bytes(tiny_weights.read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["segment", "im.tif", "--out", "a", "--weights", "w.safetensors", "--device", "cpu", "--quiet"]
+    assert main(words) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["segment", "--replay", "../a/run.json", "--out", "b", "--quiet"]) == 0
+    assert (tmp_path / "elsewhere" / "b" / "im.tif").read_bytes() == (tmp_path / "a" / "im.tif").read_bytes()

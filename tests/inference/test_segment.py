@@ -428,7 +428,7 @@ def test_bundled_weights_find_nuclei_and_say_what_they_are(name):
     scale = {"nuclei": 1.0, "nuclei-small": 0.6}[name]
     assert found.prediction.plan.scale == scale
     info = read_info(find(name))
-    assert info.architecture.usual_scale(256) == pytest.approx(2 * scale, abs=0.01)
+    assert info.architecture.usual_scale((256, 300)) == pytest.approx(2 * scale, abs=0.01)
     assert info.score["dsb_score"] > 0.6
     assert found.settings.score == info.postprocess["score"]
     assert find(name).stat().st_size < 33e6

@@ -197,7 +197,7 @@ def test_stop_before_the_first_step_is_honoured(tmp_path, tiny_weights):
         (["--device", "cuda"], "device 'cuda' is not available"),
         (["--device", "cuda:1"], "device 'cuda:1' is not available"),
         (["--device", "gpu"], "choose auto, cpu, cuda, cuda:N or mps"),
-        (["--devices", "0"], "--devices 0: give 1 or more"),
+        (["--devices", "0"], "training on 0 devices is impossible"),
         (["--out", "file/run"], "file"),
         (["--weights", "nowhere"], "no weights 'nowhere'"),
         (["--val", "nowhere"], "nowhere"),

@@ -93,7 +93,7 @@ class Decoded:
     """
 
     def __init__(
-        self, dataset: Dataset, architecture: Architecture, *, diameter: float = 0, cache_gb: float = 2.0
+        self, dataset: Dataset, architecture: Architecture, *, diameter: float = 0, cache_gb: float = 1.5
     ) -> None:
         self._dataset = dataset
         self.architecture = architecture

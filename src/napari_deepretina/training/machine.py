@@ -36,14 +36,18 @@ class Machine:
             If this machine does not have it.
         """
         if devices < 1:
-            raise UserError(f"--devices {devices}: give 1 or more")
+            raise UserError(f"training on {devices} devices is impossible: give 1 or more (--devices)")
         device = resolve_device(choice)
         if choice.startswith("cuda:"):
             if devices > 1:
-                raise UserError(f"--device {choice} names one device, --devices {devices} asks for several")
+                raise UserError(
+                    f"{choice} is one device, {devices} were asked for: name the kind alone (--device cuda)"
+                )
             return cls("cuda", [device.index or 0])
         if device.type == "cuda" and devices > torch.cuda.device_count():
-            raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
+            raise UserError(
+                f"{devices} devices were asked for, this machine has {torch.cuda.device_count()} (--devices)"
+            )
         return cls(device.type, devices)
 
     def fabric(self, precision: str) -> Fabric:
