@@ -12,6 +12,17 @@ import pytest
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("NAPARI_ASYNC", "0")
+BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+"""Processes that run tests side by side; each has its share of two cores, and so have those that it starts."""
+if BESIDE > 1:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Tests with windows stay in one process where tests run side by side: they share a screen and its focus."""
+    for item in items:
+        if "widgets" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("widgets"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,7 +30,7 @@ def _two_threads():
     """The suite is made for two cores; more threads than that only wait for each other."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // BESIDE))
 
 
 @pytest.fixture(autouse=True)
