@@ -13,13 +13,13 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("NAPARI_ASYNC", "0")
 BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-"""Processes that run tests side by side; each has its share of two cores, and so have those that it starts."""
+"""Processes that run tests side by side; each has its share of two cores, as have those that it starts."""
 if BESIDE > 1:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests with windows stay in one process where tests run side by side: they share a screen and its focus."""
+    """Tests with windows stay in one process where tests run side by side: they share a screen."""
     for item in items:
         if "widgets" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("widgets"))

@@ -193,7 +193,7 @@ class SegmentForm(Dock):
             self.score.value = advice
 
     def _choose_weights(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors)")
+        path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors *.h5)")
         if path:
             self.use_weights(path)
 

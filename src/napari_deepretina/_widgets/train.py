@@ -120,7 +120,7 @@ class TrainWidget(Dock):
             )
         )
         layout.addLayout(
-            self._row(("open_run", "Open run…", self._ask_for_run), ("resume", "Resume", self._resume_opened))
+            self._row(("open_run", "Open run…", self._ask_for_run), ("resume", "Resume", self.resume))
         )
         self.bar = QProgressBar()
         self.bar.setObjectName("progress")
@@ -270,15 +270,12 @@ class TrainWidget(Dock):
             "Resume goes on with it, and with the changes above."
         )
 
-    def resume(self, folder: Path) -> None:
-        """Go on with a run that ended before its time, with what the form says of changes."""
-        if self.run is None or self.run.folder != folder:
-            self.open_run(folder)
+    def resume(self) -> None:
+        """Go on with the run that is shown, and with what the form says of changes."""
+        if self.run is None:
+            raise UserError("open a run first")
+        folder = self.run.folder
         self.attach(start_run(folder, resume_arguments(folder, self.options.value, self.device.value)))
-
-    def _resume_opened(self) -> None:
-        if self.run is not None:
-            self.resume(self.run.folder)
 
     def attach(self, run: RunWatch) -> None:
         """Follow a run."""
@@ -360,7 +357,9 @@ class TrainWidget(Dock):
                 widget.refresh_weights()
         best = max((v for _, v in run.curves["score"]), default=0.0)
         how = "The run is done" if run.status == "finished" else "The run was stopped"
-        self._say(f"{how}: best score {best:.3f}. Segment finds the weights as {path.stem!r}.")
+        kept = run.last.get("best_step") == 0 and run.curves["score"]
+        told = "no weights were better than those it started from, score" if kept else "best score"
+        self._say(f"{how}: {told} {best:.3f}. Segment finds the weights as {path.stem!r}.")
 
     def _ask_for_run(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the run", str(runs_folder()))

@@ -204,6 +204,7 @@ class RunWatch:
             self.status, self.reason = "failed", str(event["message"])
         elif kind == "end":
             self.status = "finished" if event["finished"] else "stopped"
+            self.last |= {"best_step": event.get("best_step")}
 
     def _alive(self) -> bool:
         if self.process is not None:
