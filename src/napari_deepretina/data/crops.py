@@ -17,6 +17,7 @@ from napari_deepretina.data.normalise import eight_bit
 from napari_deepretina.data.reading import best_for_labels, readings
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
+from napari_deepretina.heap import release
 from napari_deepretina.instances.labels import bounding_boxes
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.targets import Target
@@ -82,6 +83,10 @@ class Truth:
         return self.pixels.nbytes + self.labels.nbytes
 
 
+RELEASE_EVERY = 16
+"""Images after whose decoding the heap is given back: what they took lies between what is kept."""
+
+
 class Decoded:
     """Images of a data set as a network is shown them; the latest stay in memory, within a bound.
 
@@ -93,14 +98,14 @@ class Decoded:
     """
 
     def __init__(
-        self, dataset: Dataset, architecture: Architecture, *, diameter: float = 0, cache_gb: float = 1.5
+        self, dataset: Dataset, architecture: Architecture, *, diameter: float = 0, cache_gb: float = 1.0
     ) -> None:
         self._dataset = dataset
         self.architecture = architecture
         self.diameter = diameter
         self._most = cache_gb * 1e9
         self._kept: OrderedDict[int, Truth] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._decoded = 0
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -110,6 +115,9 @@ class Decoded:
         if truth is None:
             truth = self._decode(index)
             self._bytes += truth.nbytes
+            self._decoded += 1
+            if self._decoded % RELEASE_EVERY == 0:
+                release()
         self._kept[index] = truth
         while self._bytes > self._most and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -112,7 +112,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = Field(default=1, ge=0)
     """Processes that prepare crops; any number gives the same crops."""
-    cache_gb: float = Field(default=1.5, ge=0)
+    cache_gb: float = Field(default=1.0, ge=0)
     """Memory for decoded images, of all workers together, in GB."""
     log_every: int = Field(default=20, ge=1)
     validate_every: int = Field(default=0, ge=0)
