@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from napari_deepretina.cli import main
 from napari_deepretina.data.files import read_image
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.export.tiff import write_image
+from napari_deepretina.files import harmless
 
 
 @pytest.fixture
@@ -288,3 +290,55 @@ def test_a_run_is_replayed_from_any_folder(tmp_path, tiny_weights, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["segment", "--replay", "../a/run.json", "--out", "b", "--quiet"]) == 0
     assert (tmp_path / "elsewhere" / "b" / "im.tif").read_bytes() == (tmp_path / "a" / "im.tif").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_weights, number, status):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(24):
+        write_image(synthetic_nuclei((140, 140), 6, seed=k)[0], folder / f"{k:02}.tif")
+    out = tmp_path / "out"
+    command = ["-m", "napari_deepretina", "segment", str(folder), "--weights", str(tiny_weights)]
+    command += ["--device", "cpu", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("[3/24]"):
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert err.splitlines()[-1].endswith("what is done is kept")
+    assert "Traceback" not in err
+    done = len(list(out.glob("*.tif")))
+    assert 3 <= done < 24
+    assert not [p for p in out.rglob("*") if ".part." in p.name]
+    assert main([*command[2:], "--resume", "--quiet"]) == 0
+    assert len(list(out.glob("*.tif"))) == 24
+
+
+def test_names_do_not_run_as_formulas_in_a_spreadsheet(tmp_path, tiny_weights):
+    write_image(synthetic_nuclei((64, 64), 4)[0], tmp_path / "=1+2.tif")
+    words = [
+        "segment",
+        str(tmp_path / "=1+2.tif"),
+        "--out",
+        str(tmp_path / "o"),
+        "--weights",
+        str(tiny_weights),
+    ]
+    assert main([*words, "--device", "cpu", "--score", "0", "--format", "features", "--quiet"]) == 0
+    for name in ("features.csv", "summary.csv"):
+        rows = (tmp_path / "o" / name).read_text().splitlines()[1:]
+        assert rows
+        assert all(row.startswith("'=1+2") for row in rows), name
+    assert [harmless(c) for c in ("-3.5", -2, "@a", "a=b", "+1e3", "-x")] == [
+        "-3.5",
+        -2,
+        "'@a",
+        "a=b",
+        "+1e3",
+        "'-x",
+    ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,20 +30,46 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on bad usage or input, 130 when interrupted."""
+    """Run one command; 0 on success, 2 on bad usage or input, 130 when interrupted, 143 when terminated."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names and help go to consoles of any encoding
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        with protected(*_inputs_of(arguments)):
+        with _ending_cleanly(), protected(*_inputs_of(arguments)):
             return int(arguments.run(arguments))
     except UserError as error:
         print(f"napari-deepretina: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("napari-deepretina: interrupted", file=sys.stderr)
+        print("napari-deepretina: interrupted; what is done is kept", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("napari-deepretina: terminated; what is done is kept", file=sys.stderr)
+        return 143
+
+
+class _Terminated(BaseException):
+    """The system asked the process to end."""
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what it has begun to write goes, what is done stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:  # training steers by signals of its own
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _inputs_of(arguments: argparse.Namespace) -> Iterator[Path]:

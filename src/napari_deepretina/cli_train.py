@@ -23,45 +23,13 @@ def add_train(commands: Any) -> None:
         help="a TOML file, or a shipped name: coco-r101, deep-retina, deep-retina-published, fine-tune, "
         "from-scratch ('recipes list' describes them)",
     )
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="folders or zips (image/label pairs, Kaggle layout), COCO JSON or its folder, or toy-shapes; "
-        "PATH@3 counts three times as often; may be repeated",
-    )
-    parser.add_argument(
-        "--val",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="data to validate on; none trains on everything and validates on nothing "
-        "(default: a part of --data)",
-    )
+    _add_data(parser)
     parser.add_argument("--out", type=Path, metavar="RUN_DIR", help="the run's folder")
     parser.add_argument(
         "--weights",
         metavar="START",
         help="random, coco, imagenet, bundled, last, a known name, a run's name or folder, or a weights file "
         "(.safetensors, .h5) (default: as the recipe says)",
-    )
-    parser.add_argument(
-        "--split",
-        metavar="FILE",
-        help="JSON with lists train and val; by default the one in or beside the data, "
-        "else a random tenth is held out",
-    )
-    parser.add_argument(
-        "--incomplete",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="DATA",
-        help="those of --data in which some nuclei are unlabelled: confident detections without a label "
-        "count little in the loss",
     )
     parser.add_argument(
         "--resume",
@@ -86,6 +54,43 @@ def add_train(commands: Any) -> None:
     )
     add_loudness(parser)
     parser.set_defaults(run=_train, reads=("recipe", "data", "val", "weights", "split"))
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Options that name data."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="folders or zips (image/label pairs, Kaggle layout), COCO JSON or its folder, or toy-shapes; "
+        "PATH@3 counts three times as often; may be repeated",
+    )
+    parser.add_argument(
+        "--val",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="data to validate on; none trains on everything and validates on nothing "
+        "(default: a part of --data)",
+    )
+    parser.add_argument(
+        "--split",
+        metavar="FILE",
+        help="JSON with lists train and val; by default the one in or beside the data, "
+        "else a random tenth is held out",
+    )
+    parser.add_argument(
+        "--incomplete",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DATA",
+        help="those of --data in which some nuclei are unlabelled: confident detections without a label "
+        "count little in the loss",
+    )
 
 
 def add_recipes(commands: Any) -> None:

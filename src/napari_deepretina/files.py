@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from napari_deepretina.errors import UserError
 
@@ -159,6 +159,21 @@ def write_text(path: Path, text: str) -> None:
 def open_csv(part: Path) -> IO[str]:
     """A part open for `csv` to write; names that are no UTF-8 keep their bytes."""
     return part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def harmless(cell: Any) -> Any:
+    """A cell of a table for spreadsheets: text that would run as a formula gets an apostrophe before it."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def appended(path: Path) -> IO[str]:

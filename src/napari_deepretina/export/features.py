@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from napari_deepretina.files import open_csv, written_whole
+from napari_deepretina.files import harmless, open_csv, written_whole
 
 
 def write_features(images: Iterable[tuple[str, Mapping[str, Any]]], path: Path) -> None:
-    """One row a nucleus, the image's name first, then the columns of its features.
+    """One row a nucleus, the image's name first, then the columns of its features, safe for spreadsheets.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def write_features(images: Iterable[tuple[str, Mapping[str, Any]]], path: Path) 
         for name, features in tables:
             count = max((len(v) for v in features.values()), default=0)
             values = [features.get(c, [""] * count) for c in columns]
-            rows.writerows([name, *row] for row in zip(*values, strict=True))
+            rows.writerows(map(harmless, [name, *row]) for row in zip(*values, strict=True))
 
 
 def cell(value: Any) -> Any:

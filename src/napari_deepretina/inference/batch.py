@@ -16,6 +16,7 @@ from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, remove, write_text
+from napari_deepretina.heap import release
 from napari_deepretina.inference.asked import for_image
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, cluster, threads
@@ -248,6 +249,7 @@ class _Run:
         self.result.done[source.name] = record
         self.result.written += paths
         self.last = answer
+        release()
         told = f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s"
         return self._tell(" · ".join([told, *record.told.get("notes", [])]))
 

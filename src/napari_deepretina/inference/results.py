@@ -19,7 +19,7 @@ from napari_deepretina.export.geojson import write_geojson
 from napari_deepretina.export.rle_csv import write_rle_csv
 from napari_deepretina.export.rois import write_rois
 from napari_deepretina.export.tiff import overlay, write_image, write_labels, write_labels_zarr
-from napari_deepretina.files import exists, open_csv, same_folder, written_whole
+from napari_deepretina.files import exists, harmless, open_csv, same_folder, written_whole
 from napari_deepretina.inference.journal import Entry, Ledger, Record, hidden
 from napari_deepretina.inference.segment import Segmentation, select_channel
 from napari_deepretina.inference.sources import Source
@@ -250,5 +250,5 @@ def write_joint(records: Sequence[Record], places: Places, classes: Sequence[str
     with written_whole(places.out / SUMMARY) as part, open_csv(part) as file:
         rows = csv.DictWriter(file, SUMMARY_COLUMNS, lineterminator="\n", extrasaction="ignore")
         rows.writeheader()
-        rows.writerows(r.summary for r in records)
+        rows.writerows({k: harmless(v) for k, v in r.summary.items()} for r in records)
     return [*written, places.out / SUMMARY]

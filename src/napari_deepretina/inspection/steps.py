@@ -198,16 +198,9 @@ def inspect_image(
     instances = postprocess(raw, settings)
     here = _in_image(traced, plan, kept)
     return Inspection(
-        here,
-        raw,
-        instances,
-        instances.to_labels(),
-        plan,
-        settings,
-        architecture.classes,
-        limits,
+        here, raw, instances, instances.to_labels(), plan, settings, architecture.classes, limits,
         rescored=rescoring is not None,
-    )
+    )  # fmt: skip
 
 
 def _raw(

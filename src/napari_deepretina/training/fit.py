@@ -148,21 +148,27 @@ def fit(
                   network=info.architecture.backbone, normalisation=info.normalisation,
                   weights=recipe.weights, notes="; ".join([*plan.notes, *apart]))  # fmt: skip
         try:
-            if plan.start and not resume and is_trained(*plan.start) and not control.stop_asked:
-                _judge(run, state)  # where the curves begin; nothing worse is ever kept
-            while state.step < recipe.total_steps and not control.stop_asked:
-                _run_stage(run, state)
-            finished = state.step >= recipe.total_steps
-            if not finished and state.step:  # asked to stop: what is there is judged as well
-                _judge(run, state)
-            _save(run, state)
-            log.write("end", state.step, best=state.best, best_step=state.best_step, finished=finished)
+            _run_all(run, state, first=not resume)
         except UserError as error:
             log.write("error", state.step, message=str(error))
             raise
         finally:
             control.close()
     return out / BEST
+
+
+def _run_all(run: Run, state: State, *, first: bool) -> None:
+    """All stages from where the state stands; the first time, trained weights are judged before."""
+    start, control, total = run.plan.start, run.control, run.recipe.total_steps
+    if start and first and is_trained(*start) and not control.stop_asked:
+        _judge(run, state)  # where the curves begin; nothing worse is ever kept
+    while state.step < total and not control.stop_asked:
+        _run_stage(run, state)
+    finished = state.step >= total
+    if not finished and state.step:  # asked to stop: what is there is judged as well
+        _judge(run, state)
+    _save(run, state)
+    run.log.write("end", state.step, best=state.best, best_step=state.best_step, finished=finished)
 
 
 def _normalised_apart(fabric: Fabric, recipe: Recipe) -> list[str]:
