@@ -50,7 +50,16 @@ def annotation(number, image, category, box, crowd=0):
     }  # fmt: skip
 
 
-def write_part(root, part, images, folder=None, first=1):
+def triangle(number, image):
+    """A person with slanted sides, whose area and box are what the file says."""
+    shape = [[52.3, 60.8, 58.9, 30.2, 61.4, 61.1]]
+    return {
+        "id": number, "image_id": image, "category_id": 3, "segmentation": shape, "iscrowd": 0,
+        "bbox": [52.3, 30.2, 9.1, 30.9], "area": 132.7,
+    }  # fmt: skip
+
+
+def write_part(root, part, images, folder=None, first=1, *, slanted=False):
     """A part of COCO's layout: images with a car wholly inside a person, and a crowd."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / (folder or part)).mkdir(exist_ok=True)
@@ -66,8 +75,9 @@ def write_part(root, part, images, folder=None, first=1):
         content["annotations"] += [
             annotation(10 * number + 1, number, 3, (10, 8, 50, 56)),
             annotation(10 * number + 2, number, 17, (20, 20, 40, 40)),
-            annotation(10 * number + 3, number, 3, (60, 10, 90, 50), crowd=1),
+            annotation(10 * number + 3, number, 3, (62, 10, 90, 50), crowd=1),
         ]
+        content["annotations"] += [triangle(10 * number + 4, number)] if slanted else []
     (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
     return content
 
@@ -80,7 +90,7 @@ def test_nested_objects_stay_whole_and_crowds_stand_apart(tmp_path):
     assert sample.stack.shape == (2, 64, 96)
     areas = {sample.class_of(i): int((sample.stack == i).sum()) for i in (1, 2)}
     assert areas == {1: 40 * 48, 2: 20 * 20}
-    assert (sample.crowds > 0).sum() == 30 * 40
+    assert (sample.crowds > 0).sum() == 28 * 40
     architecture = Architecture(short_side=64, classes=dataset.class_names)
     stream = CropStream(Decoded(dataset, architecture), size=64, augmentation=STILL, seed=0, length=8)
     targets = [stream.crop(k)[1] for k in range(8)]
@@ -166,7 +176,9 @@ def guesses(rng, instances, classes):
         label = int(classes[k]) if rng.random() < 0.8 else int(rng.integers(1, 3))
         found.append((box, label, float(rng.random())))
     found.append(((1, 1, 9, 9), 1, float(rng.random())))
-    found.append(((61, 12, 85, 44), 1, float(rng.random())))  # in the crowd
+    found.append(((63, 12, 85, 44), 1, float(rng.random())))  # in the crowd
+    found.append(((63, 12, 85, 44), 2, float(rng.random())))  # which is not one of cars
+    found.append(((52, 30, 61, 61), 1, float(rng.random())))
     return found
 
 
@@ -178,7 +190,7 @@ def as_instances(found):
 
 
 def test_ap_in_all_and_by_class_is_pycocotools(tmp_path):
-    content = write_part(tmp_path, "val2017", 6)
+    content = write_part(tmp_path, "val2017", 6, slanted=True)
     dataset = CocoDataset(tmp_path / "annotations" / "instances_val2017.json")
     rng = np.random.default_rng(0)
     found = []
@@ -188,9 +200,9 @@ def test_ap_in_all_and_by_class_is_pycocotools(tmp_path):
         objects = [i[j : j + 1] for i in truth for j in range(len(i))]
         boxes = Instances(
             np.concatenate([o.boxes for o in objects]), tuple(m for o in objects for m in o.masks),
-            np.ones(2, np.float32), np.ones(2, np.int32), (64, 96),
+            np.ones(3, np.float32), np.ones(3, np.int32), (64, 96),
         )  # fmt: skip
-        found.append(as_instances(guesses(rng, boxes, (1, 2))))
+        found.append(as_instances(guesses(rng, boxes, (1, 1, 2))))
     ours = coco_content((("", i) for i in found), dataset.class_names)["annotations"]
     names = [i["file_name"].removesuffix(".png") for i in content["images"]]
     theirs = [

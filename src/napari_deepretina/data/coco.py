@@ -71,6 +71,10 @@ class CocoFile:
                 found.append((*placed, score, class_id))
         return _joined(found, self.shapes[name])
 
+    def annotations(self, name: str) -> list[dict[str, Any]]:
+        """What the file says of the objects of one image, as it says it."""
+        return self._annotations[name]
+
     def _misfit(self, annotation: Any, reason: str) -> UserError:
         number = annotation.get("id") if isinstance(annotation, dict) else annotation
         return UserError(f"{self.path}: annotation {number}: {reason}")

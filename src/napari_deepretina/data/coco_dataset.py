@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_deepretina.data.coco import CocoFile
 from napari_deepretina.data.files import read_image, stem
-from napari_deepretina.data.sample import Sample, checked_sample
+from napari_deepretina.data.sample import Annotations, Sample, checked_sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage
@@ -41,6 +41,13 @@ class CocoDataset:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def annotations(self, index: int) -> Annotations:
+        """What the file itself says of an image's objects, with the numbers of our classes."""
+        name = self._file_names[self.names[index]]
+        told = self._file.annotations(name)
+        own = [{**a, "category_id": self._class_of.get(a.get("category_id", 1), 1)} for a in told]
+        return Annotations(self._file.shapes[name], own)
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.sample import Dataset
+from napari_deepretina.data.sample import Annotations, Dataset, Sample, annotations_of
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.rle import coco_counts
 
@@ -16,7 +16,8 @@ from napari_deepretina.instances.rle import coco_counts
 def coco_truth(dataset: Dataset, places: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
     """Content of a COCO JSON file with the objects of some images, numbered from 1 in the order of `places`.
 
-    Objects that overlap are whole; crowds have ``iscrowd`` and belong to every class.
+    Where a COCO file is behind them, objects are as it says. Else those that overlap are whole, and crowds
+    have ``iscrowd`` and belong to every class.
 
     Parameters
     ----------
@@ -28,22 +29,31 @@ def coco_truth(dataset: Dataset, places: Sequence[int], classes: Sequence[str]) 
         "categories": [{"id": k, "name": name} for k, name in enumerate(classes, start=1)],
     }
     for number, place in enumerate(places, start=1):
-        sample = dataset[place]
-        height, width = sample.labels.shape
-        told = {"id": number, "file_name": sample.name, "height": height, "width": width}
+        known = annotations_of(dataset, place) or _drawn(dataset[place], len(classes))
+        height, width = known.shape
+        told = {"id": number, "file_name": dataset.names[place], "height": height, "width": width}
         content["images"].append(told)
-        for plane in sample.stack:
-            for label, annotation in _annotations(plane):
-                annotation |= {"category_id": sample.class_of(label), "iscrowd": 0}
-                _add(content, number, annotation)
-        for _, annotation in _annotations(sample.crowds) if sample.crowds is not None else ():
-            for category in range(1, len(classes) + 1):
-                _add(content, number, {**annotation, "category_id": category, "iscrowd": 1})
+        for annotation in known.objects:
+            own = {"id": len(content["annotations"]) + 1, "image_id": number}
+            content["annotations"].append({**annotation, **own})
     return content
 
 
-def _add(content: dict[str, Any], image: int, annotation: dict[str, Any]) -> None:
-    content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": image, **annotation})
+def _drawn(sample: Sample, classes: int) -> Annotations:
+    """Objects and crowds of label images."""
+    height, width = sample.labels.shape
+    objects = [
+        {**told, "category_id": sample.class_of(label), "iscrowd": 0}
+        for plane in sample.stack
+        for label, told in _annotations(plane)
+    ]
+    if sample.crowds is not None:
+        objects += [
+            {**told, "category_id": category, "iscrowd": 1}
+            for _, told in _annotations(sample.crowds)
+            for category in range(1, classes + 1)
+        ]
+    return Annotations((height, width), objects)
 
 
 def _annotations(labels: NDArray[np.int32]) -> list[tuple[int, dict[str, Any]]]:

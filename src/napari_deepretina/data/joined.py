@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from napari_deepretina.data.sample import Dataset, Sample
+from napari_deepretina.data.sample import Annotations, Dataset, Sample, annotations_of
 
 
 class JoinedDataset:
@@ -44,6 +44,15 @@ class JoinedDataset:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def annotations(self, index: int) -> Annotations | None:
+        """See `annotations_of`."""
+        part, place = self._places[index]
+        told, known = annotations_of(part, place), self._classes.get(id(part))
+        if told is None or known is None:
+            return told
+        objects = [{**a, "category_id": known[a["category_id"] - 1]} for a in told.objects]
+        return replace(told, objects=objects)
 
     def __getitem__(self, index: int) -> Sample:
         part, place = self._places[index]

@@ -53,6 +53,27 @@ class Sample:
         return (self.classes or {}).get(label, 1)
 
 
+@dataclass(frozen=True)
+class Annotations:
+    """Objects of an image as a COCO file has them, to be scored against exactly so.
+
+    Attributes
+    ----------
+    shape : (height, width) of the image.
+    objects : COCO's annotations, with classes 1…C as ``category_id``.
+    """
+
+    shape: tuple[int, int]
+    objects: list[dict[str, Any]]
+
+
+def annotations_of(dataset: object, index: int) -> Annotations | None:
+    """What the file behind a sample says of its objects, where it is a COCO file."""
+    told = getattr(dataset, "annotations", None)
+    found: Annotations | None = told(index) if callable(told) else None
+    return found
+
+
 class Dataset(Protocol):
     """Anything with names and samples can be trained on and scored against.
 
@@ -104,6 +125,10 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def annotations(self, index: int) -> Annotations | None:
+        """See `annotations_of`."""
+        return annotations_of(self._dataset, self._index[index])
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[self._index[index]]
