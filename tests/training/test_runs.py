@@ -156,6 +156,12 @@ def test_resuming_with_other_data_or_another_network_is_told(run, tmp_path, tiny
     assert "say which run to resume" in capsys.readouterr().err
 
 
+def test_data_of_other_classes_do_not_go_on_with_a_run(run, capsys):
+    _, out = run
+    assert main(["train", "--resume", str(out), "--data", "toy-shapes", "--set", "main.steps=4"]) == 2
+    assert "the run tells nucleus apart, the data circle, square, triangle" in capsys.readouterr().err
+
+
 def test_a_run_in_use_is_left_alone(run, capsys):
     _, out = run
     code = (

@@ -10,12 +10,11 @@ from napari_deepretina.data.sample import Dataset, Subset
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.coco_ap import ap_by_class, coco_ap
 from napari_deepretina.export.coco import coco_content
-from napari_deepretina.inference.predict import predict
-from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings
-from napari_deepretina.training.validate import FLOOR_OF_CLASSES, detected
+from napari_deepretina.training.validate import FLOOR_OF_CLASSES, detect, detected
 
 
 def evaluate_weights(
@@ -52,8 +51,7 @@ def evaluate_weights(
     found = []
     for number, place in enumerate(places, start=1):
         sample = chosen[place]
-        limits = Limits(score=FLOOR_OF_CLASSES)
-        raw = drain(predict(model, sample.image, limits=limits)).raw
+        raw = detect(model, sample.image, Limits(score=FLOOR_OF_CLASSES))
         found.append(detected(raw, settings, sample))
         yield Progress(number / len(places), "")
     truth = coco_truth(chosen, places, classes)

@@ -158,6 +158,11 @@ def plan_training(
     names = class_names(parts[0])
     given = asked.weights or recipe.weights
     start = recorded_start(out) if resume and out is not None else None
+    if start is not None and start[0].architecture.classes != names:
+        told = [", ".join(c) for c in (start[0].architecture.classes, names)]
+        raise UserError(
+            f"the run tells {told[0]} apart, the data {told[1]}: resume with data of the same classes"
+        )
     start = start or starting_point(given, recipe, names)
     architecture = start[0].architecture if start else recipe.architecture
     architecture = architecture.model_copy(update={"classes": names})

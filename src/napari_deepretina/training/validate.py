@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_deepretina.data.coco_truth import coco_truth
 from napari_deepretina.data.sample import Dataset, Sample
+from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.coco_ap import coco_ap
 from napari_deepretina.evaluation.matching import match
-from napari_deepretina.evaluation.scores import Report, score_image
+from napari_deepretina.evaluation.scores import ImageScore, Report, score_image
 from napari_deepretina.export.coco import coco_content
 from napari_deepretina.inference.predict import predict
 from napari_deepretina.inference.steps import drain
@@ -21,7 +24,7 @@ from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import LoadedModel, WeightsInfo
-from napari_deepretina.postprocess import PostprocessSettings, postprocess
+from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
 
 SCORE_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
@@ -79,21 +82,32 @@ def validate(
     # Fresh weights find nuclei everywhere: floors just under what is tried keep that affordable.
     floor = FLOOR_OF_CLASSES if len(classes) > 1 else min(SCORE_THRESHOLDS)
     limits = Limits(score=floor, nms=0.5, detections=1500)
-    raws = [detect(model, dataset, i, limits) for i in places]
     tried = [PostprocessSettings(score=s) for s in SCORE_THRESHOLDS]
-    reports = [score_raws(raws, dataset, settings, places) for settings in tried]
-    report, settings = max(zip(reports, tried, strict=True), key=lambda pair: pair[0].dsb_score)
+    scores: list[list[ImageScore]] = [[] for _ in tried]
+    found: list[Instances] = []
+    first: Postprocessor | None = None
+    for index in places:
+        sample = dataset[index]
+        raw = detect(model, sample.image, limits)
+        process = Postprocessor(raw)
+        first = first or process
+        for kept, settings in zip(scores, tried, strict=True):
+            kept.append(score_image(match(sample.labels, process(settings).to_labels()), sample.name))
+        if len(classes) > 1:
+            found.append(detected(raw, PostprocessSettings(score=floor), sample))
+    reports = [Report(tuple(kept)) for kept in scores]
+    report, best = max(zip(reports, tried, strict=True), key=lambda pair: pair[0].dsb_score)
     mask_ap = None
     if len(classes) > 1:
-        wanted = PostprocessSettings(score=floor)
-        found = [detected(raw, wanted, dataset[i]) for raw, i in zip(raws, places, strict=True)]
         mask_ap = max(0.0, class_ap(found, dataset, places, classes)["masks"]["AP"])
-    return Verdict(report, mask_ap, settings, postprocess(raws[0], settings).to_labels())
+    if first is None:
+        raise UserError("there are no images to validate on")
+    return Verdict(report, mask_ap, best, first(best).to_labels())
 
 
-def detect(model: LoadedModel, dataset: Dataset, index: int, limits: Limits | None = None) -> RawInstances:
-    """Raw instances of one sample."""
-    return drain(predict(model, dataset[index].image, limits=limits)).raw
+def detect(model: LoadedModel, image: NDArray[Any], limits: Limits | None = None) -> RawInstances:
+    """Raw instances of an image, looked at once."""
+    return drain(predict(model, image, limits=limits)).raw
 
 
 def detected(raw: RawInstances, settings: PostprocessSettings, sample: Sample) -> Instances:
@@ -112,17 +126,3 @@ def class_ap(
     """COCO's average precision, see `coco_ap`, of what was detected in some images of a set."""
     results = coco_content((("", instances) for instances in found), classes)["annotations"]
     return coco_ap(coco_truth(dataset, places, classes), results, **options)
-
-
-def score_raws(
-    raws: list[RawInstances],
-    dataset: Dataset,
-    settings: PostprocessSettings,
-    places: Sequence[int] | None = None,
-) -> Report:
-    """Post-process and score raw instances against their samples."""
-    scores = []
-    for index, raw in zip(range(len(raws)) if places is None else places, raws, strict=True):
-        sample = dataset[index]
-        scores.append(score_image(match(sample.labels, postprocess(raw, settings).to_labels()), sample.name))
-    return Report(tuple(scores))
