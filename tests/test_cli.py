@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -342,3 +343,48 @@ def test_names_do_not_run_as_formulas_in_a_spreadsheet(tmp_path, tiny_weights):
         "+1e3",
         "'-x",
     ]
+
+
+def test_files_of_others_are_not_replaced(tmp_path, tiny_weights, capsys):
+    image, labels = synthetic_nuclei((64, 64), 4)
+    for name in ("truth", "pred"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", labels)
+    write_image(image, tmp_path / "im.png")
+    (tmp_path / "seen").mkdir()
+    evaluate = ["evaluate", "--truth", str(tmp_path / "truth"), "--pred", str(tmp_path / "pred"), "--quiet"]
+    inspect = ["inspect", str(tmp_path / "im.png"), "--weights", str(tiny_weights), "--score", "0.1"]
+    cases = [
+        ([*evaluate, "--json"], tmp_path / "f.json", tmp_path / "f.json"),
+        (["sample", "fluorescence", "--out"], tmp_path / "s.png", tmp_path / "s.png"),
+        ([*inspect, "--out"], tmp_path / "seen", tmp_path / "seen" / "steps.png"),
+    ]
+    for words, out, file in cases:
+        file.write_text("mine")
+        assert main([*words, str(out)]) == 2
+        assert "not replaced" in capsys.readouterr().err
+        assert file.read_text() == "mine"
+        file.unlink()
+        for _ in range(2):  # its own, and again
+            assert main([*words, str(out)]) == 0
+
+
+def test_parts_of_killed_processes_are_swept_away(tmp_path, tiny_weights):
+    write_image(synthetic_nuclei((64, 64), 4)[0], tmp_path / "im.tif")
+    out = tmp_path / "o"
+    out.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (out / f".{pid}.part.x.tif").write_bytes(b"half")
+    words = [
+        "segment",
+        str(tmp_path / "im.tif"),
+        "--out",
+        str(out),
+        "--weights",
+        str(tiny_weights),
+        "--quiet",
+    ]
+    assert main([*words, "--device", "cpu"]) == 0
+    assert [p.name for p in out.glob(".*.part.*")] == [f".{os.getpid()}.part.x.tif"]

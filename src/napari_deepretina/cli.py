@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from napari_deepretina import __version__
 from napari_deepretina.cli_evaluate import add_evaluate
@@ -51,6 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Terminated(BaseException):
     """The system asked the process to end."""
+
+
+def _shows(path: Path, image: Any) -> bool:
+    """Whether a file holds this very image, so that nothing is lost when it is written again."""
+    import numpy as np
+
+    from napari_deepretina.data.files import read_image
+
+    try:
+        return bool(np.array_equal(read_image(path), image))
+    except UserError:
+        return False
 
 
 @contextmanager
@@ -112,6 +124,11 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"--out {arguments.out}: end the name with .tif or .png")
-    write_image(sample_image(arguments.name), arguments.out)
+    image = sample_image(arguments.name)
+    if exists(arguments.out) and not _shows(arguments.out, image):
+        raise UserError(
+            f"{arguments.out} is there already and is another image: it is not replaced, choose --out"
+        )
+    write_image(image, arguments.out)
     print(arguments.out)
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_deepretina.cli_progress import Reporter, add_loudness
+from napari_deepretina.data.ours import MARK, PROGRAM, refuse_others
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import write_text
 
@@ -55,6 +56,8 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        refuse_others(arguments.json)
     if arguments.data is not None or arguments.weights is not None:
         figures = _weights_on_data(arguments)
     elif arguments.truth is None or arguments.pred is None:
@@ -62,7 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         figures = _predictions(arguments)
     if arguments.json:
-        write_text(arguments.json, json.dumps(figures, indent=2))
+        write_text(arguments.json, json.dumps({PROGRAM: MARK, **figures}, indent=2))
     return 0
 
 

@@ -243,6 +243,16 @@ def _part_of(path: Path) -> Path:
     return path.with_name(before + kept)
 
 
+def sweep_parts(folder: Path) -> None:
+    """Remove parts that processes left in a folder of results when they were killed while they wrote."""
+    import psutil
+
+    for part in folder.glob(".*.part.*"):
+        number = part.name.split(".")[1]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            remove(part)
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()

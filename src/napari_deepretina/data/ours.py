@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_deepretina.errors import UserError
+from napari_deepretina.files import exists
+
 MARK = "napari-deepretina"
 """Software that a TIFF or PNG file names as its maker."""
 RESULT = "_nuclei"
@@ -22,6 +25,32 @@ def made_here(path: Path) -> bool:
     except Exception:
         # Whatever is wrong with the file, the one who reads it will tell.
         return False
+
+
+PROGRAM = "program"
+"""Key under which a JSON file of figures names us."""
+
+
+def refuse_others(target: Path) -> None:
+    """UserError if a PNG or JSON file is there that this program did not write: it is never replaced."""
+    if not exists(target):
+        return
+    try:
+        ours = (_png if target.suffix.lower() == ".png" else _json)(target)
+    except Exception:
+        # Whatever is wrong with the file, it is not one of ours.
+        ours = False
+    if not ours:
+        raise UserError(
+            f"{target} is there already and was not written by this program, so it is not replaced: choose "
+            "another name or place"
+        )
+
+
+def _json(path: Path) -> bool:
+    import json
+
+    return bool(json.loads(path.read_text("utf-8"))[PROGRAM] == MARK)
 
 
 def _tiff(path: Path) -> bool:

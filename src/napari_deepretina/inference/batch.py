@@ -15,7 +15,7 @@ import numpy as np
 from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import protected, remove, write_text
+from napari_deepretina.files import protected, remove, sweep_parts, write_text
 from napari_deepretina.heap import release
 from napari_deepretina.inference.asked import for_image
 from napari_deepretina.inference.device import resolve_device
@@ -81,6 +81,7 @@ def segment_files(
         cannot be used.
     """
     with protected(*(s.path for s in sources)):
+        sweep_parts(places.out)
         ledger = Ledger(places.out)
         if problem := _in_the_way(places, sources, ledger, standing):
             raise UserError(problem)

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.ours import MARK
 from napari_deepretina.evaluation.scores import THRESHOLDS
 from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.data import Overview, SeenCrop
@@ -242,7 +243,7 @@ def errors_figure(
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": MARK})
     return buffer.getvalue()
 
 

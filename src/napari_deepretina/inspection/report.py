@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.ours import MARK, PROGRAM, refuse_others
 from napari_deepretina.files import write_text, written_whole
 from napari_deepretina.inspection import STEPS, figures
 from napari_deepretina.inspection.data import crops_of, overview, unpaired
@@ -86,6 +87,7 @@ class Report:
     def picture(self, name: str, figure: Figure) -> Path:
         """Write one picture."""
         target = self.folder / f"{name}.png"
+        refuse_others(target)
         with written_whole(target) as part:
             part.write_bytes(figures.png(figure))
         return target
@@ -93,7 +95,8 @@ class Report:
     def finish(self) -> Path:
         """Write the numbers."""
         target = self.folder / "numbers.json"
-        write_text(target, json.dumps(self.numbers, indent=1))
+        refuse_others(target)
+        write_text(target, json.dumps({PROGRAM: MARK, **self.numbers}, indent=1))
         return target
 
 

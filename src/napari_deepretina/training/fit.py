@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from napari_deepretina.data.crops import Batch, CropStream, Decoded, collate
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import write_text
+from napari_deepretina.files import sweep_parts, write_text
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.runs import BEST, remember
@@ -29,7 +29,7 @@ from napari_deepretina.training.events import EventLog, Tell
 from napari_deepretina.training.judge import Judge, describe, is_trained
 from napari_deepretina.training.keep import Keeper
 from napari_deepretina.training.lock import sole_use
-from napari_deepretina.training.machine import Machine
+from napari_deepretina.training.machine import Machine, normalised_apart
 from napari_deepretina.training.recipe import Recipe, Stage, resolved, to_toml
 from napari_deepretina.training.resume import digest
 from napari_deepretina.training.trainable import (
@@ -142,7 +142,7 @@ def fit(
         judge = Judge(plan.val, info, out, log, recipe) if len(plan.val) else None
         keeper = Keeper(out, info, recipe, judged=judge is not None)
         run = Run(fabric, recipe, plan, log, control, judge, keeper, info.diameter, out)
-        apart = _normalised_apart(fabric, recipe)
+        apart = normalised_apart(fabric, recipe)
         log.write("start", state.step, total=recipe.total_steps, train=len(plan.train), val=len(plan.val),
                   device=str(fabric.device), precision=str(fabric._precision.precision),
                   network=info.architecture.backbone, normalisation=info.normalisation,
@@ -169,17 +169,6 @@ def _run_all(run: Run, state: State, *, first: bool) -> None:
         _judge(run, state)
     _save(run, state)
     run.log.write("end", state.step, best=state.best, best_step=state.best_step, finished=finished)
-
-
-def _normalised_apart(fabric: Fabric, recipe: Recipe) -> list[str]:
-    """A warning where processes learn the statistics of batch-norm each from its own crops."""
-    learnt = any(s.batch_norm == "train" for s in recipe.stages) and not recipe.architecture.is_matterport
-    if fabric.world_size == 1 or fabric.device.type == "cuda" or not learnt:
-        return []
-    return [
-        "on this device each process learns batch-norm from its own crops: for the losses of a single "
-        "process, keep its statistics (--set stages.batch_norm=frozen)"
-    ]
 
 
 @contextmanager
@@ -210,6 +199,8 @@ def _begin(fabric: Fabric, recipe: Recipe, plan: Plan, out: Path) -> tuple[State
     info = describe(recipe, network, start[1] if start else None, plan.train)
     if fabric.is_global_zero:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for folder in (out, out / "checkpoints"):
+            sweep_parts(folder)
         write_text(out / "recipe.toml", to_toml(recipe))
         asked = plan.asked or Asked(recipe=recipe.name)
         asked.write(out, info=info.model_dump(mode="json"), train=digest(plan.train), val=digest(plan.val))

@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.device import fast_cpu_bfloat16, resolve_device
+from napari_deepretina.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,14 @@ class Machine:
         on_cpu = self.accelerator == "cpu" or not torch.cuda.is_available()
         quick = fast_cpu_bfloat16() if on_cpu else torch.cuda.is_bf16_supported()
         return "bf16-mixed" if quick else "32-true"
+
+
+def normalised_apart(fabric: Fabric, recipe: Recipe) -> list[str]:
+    """A warning where processes learn the statistics of batch-norm each from its own crops."""
+    learnt = any(s.batch_norm == "train" for s in recipe.stages) and not recipe.architecture.is_matterport
+    if fabric.world_size == 1 or fabric.device.type == "cuda" or not learnt:
+        return []
+    return [
+        "on this device each process learns batch-norm from its own crops: for the losses of a single "
+        "process, keep its statistics (--set stages.batch_norm=frozen)"
+    ]
