@@ -64,9 +64,8 @@ def changes_since(folder: Path, recipe: Recipe, asked: Asked, parts: tuple[Datas
         record = {}
     for what, dataset in zip(("train", "val"), parts, strict=True):
         was, is_now = record.get(what), digest(dataset)
-        if was is not None and was != is_now:
-            other = "others of that name" if was["images"] == is_now["images"] else "other data"
-            changed.append(f"{what}: {was['images']} images → {is_now['images']} ({other})")
+        if isinstance(was, dict) and was != is_now:
+            changed.append(f"{what}: {was.get('images')} images → {is_now['images']} (other data)")
     if asked.weights and asked.weights != record.get("asked", {}).get("weights"):
         changed.append(f"weights {asked.weights} (not used: the checkpoint's are)")
     notes = [f"resuming with changes: {'; '.join(changed)}"] if changed else []
