@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from napari_deepretina.cli_inspect import add_inspect
 from napari_deepretina.cli_segment import add_segment
 from napari_deepretina.cli_train import add_recipes, add_train
 from napari_deepretina.cli_weights import add_weights
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, one_line
 from napari_deepretina.files import exists, protected
 
 
@@ -35,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # names and help go to consoles of any encoding
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds odd is told by ourselves
     try:
         with _ending_cleanly(), protected(*_inputs_of(arguments)):
             return int(arguments.run(arguments))
     except UserError as error:
-        print(f"napari-deepretina: {error}", file=sys.stderr)
+        print(f"napari-deepretina: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-deepretina: interrupted; what is done is kept", file=sys.stderr)

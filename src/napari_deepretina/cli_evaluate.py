@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from napari_deepretina.cli_progress import Reporter, add_loudness
 from napari_deepretina.data.ours import MARK, PROGRAM, refuse_others
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import write_text
+from napari_deepretina.files import expanded, write_text
 
 if TYPE_CHECKING:
     from napari_deepretina.data.label_sets import LabelSet
@@ -137,7 +137,7 @@ def _coco_content(path: str, labels: LabelSet, truth: LabelSet) -> Any:
     from napari_deepretina.instances import Instances
 
     if path.lower().endswith(".json"):
-        return parse_json(Path(path).expanduser().read_bytes())
+        return parse_json(expanded(path).read_bytes())
     shapes = {n: truth.labels(n).shape for n in labels.names} if path.lower().endswith(".csv") else {}
     return coco_content(
         (name, Instances.from_labels(labels.labels(name, shapes.get(name)))) for name in labels.names

@@ -8,6 +8,8 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from napari_deepretina.errors import printable
+
 T = TypeVar("T")
 
 
@@ -55,6 +57,7 @@ class Reporter:
         """A line that a person wants to keep."""
         if self._quiet or not text:
             return
+        text = printable(text)
         if self._bar is None:
             print(text, flush=True)
         else:

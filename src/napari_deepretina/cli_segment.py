@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_deepretina.cli_progress import Reporter, add_loudness
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, one_line
+from napari_deepretina.files import expanded
 
 if TYPE_CHECKING:
     from napari_deepretina.inference.settings import SegmentSettings
@@ -152,7 +153,7 @@ def _keep_paths(settings: dict[str, Any]) -> None:
     from napari_deepretina.model.weights import available
 
     weights, tta = settings.get("weights"), settings.get("tta")
-    if isinstance(weights, str) and weights not in available() and Path(weights).expanduser().exists():
+    if isinstance(weights, str) and weights not in available() and expanded(weights).exists():
         settings["weights"] = _lasting(weights)
     if isinstance(tta, str) and tta.lower().endswith(".json"):
         settings["tta"] = _lasting(tta)
@@ -165,7 +166,7 @@ def _with_regions(settings: SegmentSettings) -> SegmentSettings:
     where = settings.regions
     if not isinstance(where, str):
         return settings
-    found = _lasting(where) if Path(where).expanduser().is_dir() else regions_for(where, "")
+    found = _lasting(where) if expanded(where).is_dir() else regions_for(where, "")
     return settings.model_copy(update={"regions": found})
 
 
@@ -173,15 +174,19 @@ def _tell_skipped(skipped: dict[str, str], done: int) -> None:
     """All errors once more at the end, where they are seen."""
     print(f"{len(skipped)} were skipped:")
     for where, reason in skipped.items():
-        print(f"  {where}: {reason}")
+        print(one_line(f"  {where}: {reason}"))
     first = next(iter(skipped.values()))
     total = len(skipped) + done
-    raise UserError(f"{len(skipped)} of {total} images were skipped, the others are done: {first}")
+    raise UserError(
+        f"the image was skipped: {first}"
+        if total == 1
+        else f"{len(skipped)} of {total} images were skipped, the others are done: {first}"
+    )
 
 
 def _lasting(text: str) -> str:
     """An input as run.json keeps it: good from any folder."""
-    return str(Path(text).expanduser().absolute())
+    return str(expanded(text).absolute())
 
 
 def _sources(asked: dict[str, Any], notes: list[str]) -> list[Source]:
@@ -208,7 +213,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
     refuse_special(path)
     try:
-        run = parse_json(path.expanduser().read_bytes())
+        run = parse_json(expanded(path).read_bytes())
         settings, sha256 = dict(run["settings"]), run["weights"]["sha256"]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

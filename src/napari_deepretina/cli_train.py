@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_deepretina.cli_progress import Reporter, add_loudness
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 
 if TYPE_CHECKING:
     from napari_deepretina.training.run import Plan
@@ -173,7 +174,7 @@ def _folder_to_resume(arguments: argparse.Namespace) -> bool:
         if named and arguments.out is None:
             raise UserError("say which run to resume: --resume RUN, its folder or name, or last")
         return bool(named)
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     if not folder.is_dir():
         if arguments.recipe is None and arguments.out is not None:  # --resume RECIPE … --out RUN
             arguments.recipe = named

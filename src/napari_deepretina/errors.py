@@ -20,3 +20,18 @@ def in_a_window(message: str) -> str:
     """A message without options of the command line, with a capital at its head."""
     plain = re.sub(r"\s*\(--[^()]*\)", "", message)
     return plain[:1].upper() + plain[1:]
+
+
+def printable(text: str) -> str:
+    """Text whose control characters, which could move a cursor or forge a line, are shown as escapes.
+
+    Line ends stay.
+    """
+    plain = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(plain)
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """A message in one line, without control characters, cut where it is very long."""
+    line = printable(" ".join(text.split("\n")))
+    return line if len(line) <= most else f"{line[: most - 1]}…"

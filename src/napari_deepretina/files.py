@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -265,6 +266,25 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):  # a loop of links
         return path.absolute()
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a person gave, with ~ and ~user filled in; where there is no such person, as it is.
+
+    Raises
+    ------
+    UserError
+        If no file system could hold it.
+    """
+    found = Path(os.path.expanduser(path))
+    try:
+        os.lstat(found)
+    except ValueError:
+        raise UserError(f"{str(path)[:80]!r} cannot be a path: it holds a zero") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{str(path)[:80]}… cannot be a path: it is too long") from None
+    return found
 
 
 def user_data_folder() -> Path:

@@ -272,7 +272,7 @@ def test_brackets_are_letters_where_they_are_no_glob(tmp_path):
     assert [s.name for s in find_sources([str(tmp_path / "plate [1]" / "*.png")])] == ["a [x]"]
     assert [s.name for s in find_sources([str(tmp_path / "plate [1]" / "a [x].png")])] == ["a [x]"]
     assert [s.name for s in find_sources([str(tmp_path / "plate?[[]1]" / "*.png")])] == ["a [x]"]
-    with pytest.raises(UserError, match="cannot be found"):
+    with pytest.raises(UserError, match="does not exist, and no file matches"):
         find_sources(["~nobody-of-that-name/*.png"])
     with pytest.raises(UserError):
         find_sources(["a" * 5000])

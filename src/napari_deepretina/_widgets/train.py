@@ -33,7 +33,7 @@ from napari_deepretina._widgets.segment_form import DEVICES
 from napari_deepretina._widgets.tips import TRAIN, explain
 from napari_deepretina.data.project import Project
 from napari_deepretina.errors import UserError, in_a_window
-from napari_deepretina.files import short_path
+from napari_deepretina.files import expanded, short_path
 from napari_deepretina.model.runs import known_runs, runs_folder, weights_in
 from napari_deepretina.model.weights import available
 from napari_deepretina.training.recipe import shipped_recipes
@@ -182,7 +182,7 @@ class TrainWidget(Dock):
 
     def chosen_data(self) -> list[str]:
         """Paths in the list, with their weights."""
-        return [str(Path(self.data.item(i).text()).expanduser()) for i in range(self.data.count())]
+        return [str(expanded(self.data.item(i).text())) for i in range(self.data.count())]
 
     def _remove_data(self) -> None:
         for item in self.data.selectedItems():

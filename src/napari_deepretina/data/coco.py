@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.files import parse_json, read_bytes, stem
+from napari_deepretina.data.files import checked_size, parse_json, read_bytes, stem
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
 
@@ -39,10 +39,10 @@ class CocoFile:
             annotations = list(content["annotations"])
             told = content.get("categories") or [{"id": 1, "name": "nucleus"}]
             self.categories = {int(c["id"]): str(c["name"]) for c in sorted(told, key=lambda c: c["id"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} cannot be read as COCO JSON: {error!r}") from None
-        if wrong := [name for name, shape in images.values() if min(shape) < 1]:
-            raise UserError(f"{path}: image {wrong[0]!r} has no height or width")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise UserError(f"{path} cannot be read as COCO JSON: {str(error)[:120] or error!r}") from None
+        for name, shape in images.values():
+            checked_size(shape, f"{path}: image {name!r}")
         self.shapes = dict(images.values())
         self._annotations: dict[str, list[Any]] = {name: [] for name in self.shapes}
         for annotation in annotations:
@@ -64,7 +64,7 @@ class CocoFile:
             try:
                 placed = _placed(annotation["segmentation"], self.shapes[name])
                 score, class_id = float(annotation.get("score", 1.0)), int(annotation.get("category_id", 1))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise self._misfit(annotation, reason) from None
             if placed is not None:
@@ -109,7 +109,9 @@ def _named_apart(
 
 
 def _image(entry: dict[str, Any]) -> tuple[str, tuple[int, int]]:
-    return str(entry["file_name"]), (int(entry["height"]), int(entry["width"]))
+    if not isinstance(entry["file_name"], str):
+        raise TypeError(f"file_name is {entry['file_name']!r}")
+    return entry["file_name"], (int(entry["height"]), int(entry["width"]))
 
 
 def _joined(objects: list[_Object], shape: tuple[int, int]) -> Instances:

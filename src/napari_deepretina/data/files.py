@@ -82,6 +82,10 @@ class Folder:
         return read_bytes(self.path / name)
 
 
+MOST_UNPACKED = 2_000_000_000
+"""Bytes that a file in a zip may unpack to; larger ones are read from the disk."""
+
+
 class Archive:
     """Files in a zip. Each process opens its own handle, so workers may share the value."""
 
@@ -118,6 +122,9 @@ class Archive:
         self.names()
         entry = (self._entries or {}).get(name, name)
         try:
+            size = self._zip().getinfo(entry).file_size
+            if size > MOST_UNPACKED:
+                raise ValueError(f"it unpacks to {size / 1e9:.3g} GB, more than {MOST_UNPACKED / 1e9:.3g}")
             return self._zip().read(entry)
         except Exception as error:
             # zipfile raises all sorts of types; the reason is passed on.
@@ -282,6 +289,31 @@ def refuse_special(path: Path) -> None:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path} is a pipe, a socket or a device and not a file: save its content as a file")
+
+
+MOST_PIXELS = 2_000_000_000
+"""Of an image or a mask that a file declares; the environment's DEEPRETINA_MOST_PIXELS sets another limit."""
+
+
+def checked_size(shape: tuple[int, int], what: str) -> tuple[int, int]:
+    """A declared (height, width), believed only if it is possible and can be held.
+
+    Raises
+    ------
+    UserError
+        If a side is below 1, or there are more than `MOST_PIXELS`.
+    """
+    told = os.environ.get("DEEPRETINA_MOST_PIXELS", "")
+    most = int(told) if told.isdecimal() and len(told) < 19 else MOST_PIXELS
+    height, width = shape
+    if height < 1 or width < 1:
+        raise UserError(f"{what} has no height or width")
+    if height * width > most:
+        raise UserError(
+            f"{what} declares {height:.3g}×{width:.3g} pixels, more than {most:.3g} in all: it is not "
+            "believed (DEEPRETINA_MOST_PIXELS sets another limit)"
+        )
+    return shape
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from napari_deepretina.data.pairs import LABEL_FOLDERS
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 from napari_deepretina.instances.labels import LabelImage
 
 Shape = tuple[int, int]
@@ -47,7 +48,7 @@ def open_label_set(path: str | Path, like: str | Path | None = None) -> LabelSet
     UserError
         If the path holds nothing of the kind.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() == ".csv":
         return _from_rle(path)
     if path.suffix.lower() == ".json":
@@ -74,7 +75,7 @@ def open_label_set(path: str | Path, like: str | Path | None = None) -> LabelSet
 
 
 def _json(like: str | Path | None) -> Path | None:
-    path = None if like is None else Path(like).expanduser()
+    path = None if like is None else expanded(like)
     return path if path is not None and path.suffix.lower() == ".json" else None
 
 

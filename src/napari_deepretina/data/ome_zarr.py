@@ -7,7 +7,7 @@ from typing import Any
 
 from napari_deepretina.data.channel_names import of_omero
 from napari_deepretina.data.files import parse_json
-from napari_deepretina.data.picture import MICROMETRES, Picture
+from napari_deepretina.data.picture import MICROMETRES, Guarded, Picture
 from napari_deepretina.errors import UserError
 
 
@@ -29,6 +29,7 @@ def open_ome_zarr(path: Path, given: str = "") -> Picture:
         If it cannot be read.
     """
     import dask.array
+    import zarr
 
     attributes = _attributes(path)
     told = attributes.get("multiscales") if attributes else None
@@ -36,7 +37,9 @@ def open_ome_zarr(path: Path, given: str = "") -> Picture:
         raise UserError(f"{path} is not an OME-Zarr image")
     try:
         axes = [a["name"] if isinstance(a, dict) else a for a in told[0]["axes"]]
-        level = dask.array.from_zarr(str(path / told[0]["datasets"][0]["path"]))
+        place = path / told[0]["datasets"][0]["path"]
+        opened: Any = zarr.open_array(str(place), mode="r")
+        level = dask.array.from_array(Guarded(opened, str(place)), chunks=opened.chunks, name=False)
     except (KeyError, IndexError, TypeError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as OME-Zarr: {error!r}") from None
     if len(axes) != level.ndim or axes[-2:] != ["y", "x"]:

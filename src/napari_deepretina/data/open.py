@@ -14,6 +14,7 @@ from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.split import Split, find_split
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 
 TOY_SHAPES = "toy-shapes"
 
@@ -41,7 +42,7 @@ def open_dataset(path: str | Path, *, lonely_too: bool = False) -> tuple[Dataset
     """
     if str(path) == TOY_SHAPES:
         return ShapesDataset(), None
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() == ".json" and path.is_file():
         return CocoDataset(path), None
     if path.is_dir() and (files := annotation_files(path)):

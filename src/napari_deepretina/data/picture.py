@@ -249,6 +249,8 @@ def _tiff(source: Path | io.BytesIO, name: str, wanted: Wanted) -> Picture:
                 axes = {2: "YX", 3: "YXC" if pixels.shape[-1] == 3 else "QYX", 4: "QYXC"}[pixels.ndim]
             else:
                 lazy = isinstance(source, Path) and chosen.nbytes > LAZY_BYTES
+                if isinstance(source, Path) and chosen.nbytes > source.stat().st_size * MOST_COMPRESSED:
+                    raise ValueError(f"it declares {chosen.nbytes / 1e9:.3g} GB, and holds far less")
                 pixels = _lazy_tiff(source, wanted.series) if lazy else chosen.asarray()
             if getattr(file.pages.first.photometric, "name", "") == "MINISWHITE":
                 pixels, notes = _turned(pixels), (*notes, "dark and bright change places, as the file says")
@@ -345,6 +347,25 @@ def _ome_pixel_size(text: str | None) -> tuple[float, float] | None:
     return None
 
 
+MOST_COMPRESSED = 20_000
+"""Times that an image may be larger than the file that holds it."""
+
+
+class Guarded:
+    """An array that is read part by part, whatever goes wrong then being a UserError that names the file."""
+
+    def __init__(self, array: Any, name: str) -> None:
+        self._array, self._name = array, name
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(self._array[index])
+        except Exception as error:
+            # Decoders raise all sorts of types on broken files; the reason is passed on.
+            raise UserError(f"{self._name} cannot be read: {str(error) or type(error).__name__}") from error
+
+
 def _lazy_tiff(path: Any, series: int) -> Any:
     """Memory-mapped where the file is stored plainly, else by its tiles and strips through dask."""
     import tifffile
@@ -356,7 +377,7 @@ def _lazy_tiff(path: Any, series: int) -> Any:
         import zarr
 
         store: Any = tifffile.imread(path, aszarr=True, level=0, series=series)
-        opened = zarr.open(store, mode="r")
+        opened: Any = zarr.open(store, mode="r")
         weakref.finalize(opened, store.close)  # with the last array that reads from it
-        return dask.array.from_zarr(opened)
+        return dask.array.from_array(Guarded(opened, str(path)), chunks=opened.chunks, name=False)
     return mapped

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 
 Ring = tuple[tuple[float, float], ...]
 SUFFIX = ".geojson"
@@ -137,7 +138,7 @@ def read_regions(path: Path) -> tuple[Region, ...]:
         If the file cannot be read, is no GeoJSON, or holds no polygon.
     """
     try:
-        content = parse_json(read_bytes(path.expanduser()))
+        content = parse_json(read_bytes(expanded(path)))
     except UserError:
         raise
     except RuntimeError as error:  # ~nobody

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from napari_deepretina.data.files import checked_size
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
 
@@ -42,9 +43,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
         values = [row.get(c) for c in SHAPE_COLUMNS]
         if not all(values):
             continue
-        if not all(v.isdecimal() and int(v) > 0 for v in values if v):
-            raise UserError(f"{path}: image {row['ImageId']!r} has Height, Width {values}")
-        shapes[row["ImageId"]] = (int(values[0] or 0), int(values[1] or 0))
+        if not all(v.isdecimal() and len(v) <= 10 and int(v) > 0 for v in values if v):
+            told = [str(v)[:20] for v in values]
+            raise UserError(f"{path}: image {row['ImageId']!r} has Height, Width {told}")
+        height, width = int(values[0] or 0), int(values[1] or 0)
+        shapes[row["ImageId"]] = checked_size((height, width), f"{path}: image {row['ImageId']!r}")
     return shapes
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.regions import SUFFIX, Region, read_regions
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 from napari_deepretina.inference.settings import SegmentSettings
 
 
@@ -43,7 +43,7 @@ def regions_for(where: str, image: str) -> tuple[Region, ...]:
     UserError
         If there is none, or it cannot be read.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     if not path.is_dir():
         return read_regions(path)
     own = path / f"{image}{SUFFIX}"

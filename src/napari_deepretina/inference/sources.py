@@ -16,6 +16,7 @@ from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.picture import AS_TOLD, Picture, Wanted, decode_picture, read_picture
 from napari_deepretina.data.split import find_split
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _renamed(source: Source, taken: dict[str, Source]) -> Source:
 
 
 def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
-    path = _expanded(text)
+    path = expanded(text)
     if path.suffix.lower() == ".zip" and made_here(path):
         notes.append(f"{text} left out: its ROIs were written by an earlier run")
     elif _is(Path.is_dir, path) and is_ome_zarr(path):
@@ -144,18 +145,13 @@ def _sources(text: str, looking: Looking, notes: list[str]) -> Iterator[Source]:
     elif _is(Path.exists, path):
         refuse_special(path)
         raise UserError(f"{text} cannot be read")
-    elif matches := _matches(str(path)):
+    elif (matches := _matches(str(path))) == [str(path)] and path.is_symlink():
+        raise UserError(f"{text} is a link that leads nowhere")
+    elif matches:
         for match in matches:
             yield from _sources(match, looking, notes)
     else:
         raise UserError(f"{text} does not exist, and no file matches it")
-
-
-def _expanded(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise UserError(f"{text} cannot be found: {error}") from None
 
 
 def _is(kind: Callable[[Path], bool], path: Path) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 from napari_deepretina.instances import RawInstances
 
 SMALL_SIDE = 512
@@ -132,7 +133,7 @@ def resolve_views(tta: str | Sequence[View]) -> tuple[View, ...]:
     elif tta in PRESETS:
         views = PRESETS[tta]
     else:
-        views = _read(Path(tta).expanduser())
+        views = _read(expanded(tta))
     if not 1 <= len(views) <= 255:
         raise UserError(f"{len(views)} views were given; give 1 to 255")
     return views

@@ -18,6 +18,7 @@ from napari_deepretina.data.pairs import IMAGE_FOLDERS, LABEL_FOLDERS
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 from napari_deepretina.instances.labels import bounding_boxes, sizes_of
 from napari_deepretina.training.judge import typical_diameter
 from napari_deepretina.training.recipe import Recipe
@@ -120,7 +121,7 @@ def _odd(name: str, labels: NDArray[np.int32]) -> list[Oddity]:
 
 def unpaired(path: str | Path) -> list[Oddity]:
     """Label files without an image and images without labels, in a folder or zip of pairs."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() == ".json" or not path.exists():
         return []
     names = [n for n in open_tree(path).names() if is_image(n)]

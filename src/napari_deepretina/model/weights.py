@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import user_data_folder, written_whole
+from napari_deepretina.files import expanded, user_data_folder, written_whole
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.rescoring import Rescoring
 from napari_deepretina.model.runs import LAST, find_run, weights_in
@@ -104,7 +104,7 @@ def find(name_or_path: str | Path) -> Path:
     known, name = available(), str(name_or_path)
     if name in known:
         return known[name]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     if path.is_dir():
@@ -183,6 +183,7 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
     if is_keras(path):
         return _load_keras(path, torch.device(device))
     tensors, info = _open(path, tensors=True)
+    _fits(path, tensors, info)
     network = build(info.architecture)
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
@@ -191,6 +192,23 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
     network = network.eval().to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(network, info, path, sha256_of(path), torch.device(device))
+
+
+def _fits(path: Path, tensors: Mapping[str, torch.Tensor], info: WeightsInfo) -> None:
+    """UserError if the tensors are not those of the network described, before memory is taken for it."""
+    import torch
+
+    from napari_deepretina.model.network import build
+
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in build(info.architecture).state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors or tensors[name].shape != shape:
+            there = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise UserError(
+                f"{path} does not fit the network that it describes: {name} {there}, {tuple(shape)} was "
+                "expected"
+            )
 
 
 def _load_keras(path: Path, device: torch.device) -> LoadedModel:
@@ -251,6 +269,14 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
             values = {k: file.get_tensor(k) for k in names}
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} describes a network that this version does not know: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its header"
+        raise UserError(
+            f"{path} describes a network that this version does not know: {where}: {first['msg']}"
+        ) from None
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} has a header that is no JSON: {str(error)[:120]}") from None
     return values, info

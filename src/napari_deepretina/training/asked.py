@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import write_text
+from napari_deepretina.files import expanded, write_text
 
 RECORD = "run.json"
 NOTHING = "none"
@@ -84,7 +84,7 @@ def read_record(folder: Path) -> tuple[Asked, dict[str, Any]]:
 def _lasting(text: str) -> str:
     """An existing path made absolute; names, and weights of sets (``PATH@3``), stay."""
     path, at, weight = text.rpartition("@")
-    if at and weight.isdecimal() and not Path(text).expanduser().exists():
+    if at and weight.isdecimal() and not expanded(text).exists():
         return f"{_lasting(path)}@{weight}"
-    place = Path(text).expanduser()
+    place = expanded(text)
     return str(place.absolute()) if place.exists() else text

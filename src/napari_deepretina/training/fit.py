@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +29,7 @@ from napari_deepretina.training.events import EventLog, Tell
 from napari_deepretina.training.judge import Judge, describe, is_trained
 from napari_deepretina.training.keep import Keeper
 from napari_deepretina.training.lock import sole_use
-from napari_deepretina.training.machine import Machine, normalised_apart
+from napari_deepretina.training.machine import Machine, in_one_line, normalised_apart
 from napari_deepretina.training.recipe import Recipe, Stage, resolved, to_toml
 from napari_deepretina.training.resume import digest
 from napari_deepretina.training.trainable import (
@@ -132,7 +132,7 @@ def fit(
     fabric.launch()
     with (
         sole_use(out) if fabric.is_global_zero else nullcontext(),
-        _one_line(),
+        in_one_line(),
         EventLog(out, active=fabric.is_global_zero, tell=tell) as log,
     ):
         state, info = _begin(fabric, recipe, plan, out)
@@ -169,27 +169,6 @@ def _run_all(run: Run, state: State, *, first: bool) -> None:
         _judge(run, state)
     _save(run, state)
     run.log.write("end", state.step, best=state.best, best_step=state.best_step, finished=finished)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """What the system or torch refuses becomes a UserError."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise UserError(NO_MEMORY) from None
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise UserError(NO_MEMORY) from None
-        raise
-    except OSError as error:
-        raise UserError(f"the run could not go on: {error}") from None
-
-
-NO_MEMORY = (
-    "there is not enough memory: take fewer crops a step (--set stages.batch_size=1), smaller ones "
-    "(--set stages.crop=256), or keep fewer images (--set cache_gb=0.5)"
-)
 
 
 def _begin(fabric: Fabric, recipe: Recipe, plan: Plan, out: Path) -> tuple[State, WeightsInfo]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -78,3 +80,24 @@ def normalised_apart(fabric: Fabric, recipe: Recipe) -> list[str]:
         "on this device each process learns batch-norm from its own crops: for the losses of a single "
         "process, keep its statistics (--set stages.batch_norm=frozen)"
     ]
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """What the system or torch refuses becomes a UserError."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise UserError(NO_MEMORY) from None
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise UserError(NO_MEMORY) from None
+        raise
+    except OSError as error:
+        raise UserError(f"the run could not go on: {error}") from None
+
+
+NO_MEMORY = (
+    "there is not enough memory: take fewer crops a step (--set stages.batch_size=1), smaller ones "
+    "(--set stages.crop=256), or keep fewer images (--set cache_gb=0.5)"
+)

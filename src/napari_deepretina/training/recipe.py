@@ -8,7 +8,6 @@ import textwrap
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +16,7 @@ from napari_deepretina.data.augment import Augmentation
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import Sampler, round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import expanded
 from napari_deepretina.model.architecture import Architecture
 
 _SHIPPED = files("napari_deepretina.training") / "recipes"
@@ -181,15 +181,15 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         With every problem at once: unknown names, impossible values, unreadable file.
     """
     shipped = _SHIPPED / f"{name_or_path}.toml"
-    source = shipped if shipped.is_file() else Path(name_or_path).expanduser()
+    source = shipped if shipped.is_file() else expanded(name_or_path)
     try:
         content = tomllib.loads(source.read_text("utf-8"))
     except OSError:
         raise UserError(
             f"no recipe {name_or_path!r}: give a TOML file or one of {', '.join(shipped_recipes())}"
         ) from None
-    except ValueError as error:
-        raise UserError(f"recipe {name_or_path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"recipe {name_or_path} is not valid TOML: {str(error)[:120]}") from None
     problems = [p for o in overrides if (p := _override(content, o))]
     try:
         recipe = Recipe.model_validate(content)

@@ -23,7 +23,7 @@ from napari_deepretina.training.events import Tell
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.forecast import forecast
 from napari_deepretina.training.lock import refuse_if_in_use
-from napari_deepretina.training.machine import Machine
+from napari_deepretina.training.machine import Machine, in_one_line
 from napari_deepretina.training.recipe import Recipe, load_recipe
 from napari_deepretina.training.resume import changes_since, recorded_start
 from napari_deepretina.training.start import starting_point
@@ -64,7 +64,8 @@ class Plan:
     def forecast(self, device: str = "auto") -> str:
         """What the run would do and take, as text; may be asked once, for it trains the start a little."""
         network = self.start[0] if self.start else None
-        return forecast(self.recipe, self.train, self.val, network, resolve_device(device))
+        with in_one_line():
+            return forecast(self.recipe, self.train, self.val, network, resolve_device(device))
 
     def run(
         self,
