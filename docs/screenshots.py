@@ -231,6 +231,12 @@ def inspect(viewer: napari.Viewer, image: str | None, out: Path) -> None:
         wait_for(lambda: widget.errors_picture.pixmap.width() > 0)
         pause(5)
         shoot(viewer, out / "inspect-errors.png")
+        widget.tabs.setCurrentIndex(5)
+        widget.learning.truth.value = "truth"
+        press(widget, "show_learning")
+        wait_for(lambda: "Anchors:" in widget.learning.told.text())
+        pause(5)
+        shoot(viewer, out / "inspect-training.png")
 
 
 def large(viewer: napari.Viewer, out: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # names and help go to consoles of any encoding
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds odd is told by ourselves
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what decoders find odd is told by ourselves
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         with _ending_cleanly(), protected(*_inputs_of(arguments)):
             return int(arguments.run(arguments))

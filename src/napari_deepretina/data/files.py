@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import threading
 import zipfile
@@ -194,7 +195,7 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
         return _decode_everyday(content, suffix)
     except Exception as error:
         # Decoders raise all sorts of types on broken files; the reason is passed on.
-        reason = str(error) or type(error).__name__
+        reason = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error)) or type(error).__name__
         raise UserError(f"{name} cannot be read as an image: {reason}") from error
 
 
