@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina._widgets.own_labels import digest
 from napari_deepretina._widgets.placing import bright_colours, placement
-from napari_deepretina.inspection import STEPS
+from napari_deepretina.inspection import MATCH_COLOURS, MATCHES, STEPS
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ LEVEL_COLOURS = {2: "#4cc9f0", 3: "#80ed99", 4: "#ffd166", 5: "#f78c6b", 6: "#ef
 PREFIX = "inspect: "
 ERRORS = f"{PREFIX}errors"
 ANCHORS, REGIONS = f"{PREFIX}anchors learnt from", f"{PREFIX}regions learnt from"
-MATCHES = {1: "positive", 0: "negative", -1: "neutral"}
-MATCH_COLOURS = {"positive": "#80ed99", "negative": "#ef476f", "neutral": "#aaaaaa"}
 MOST_BOXES = 250
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.ours import MARK
 from napari_deepretina.evaluation.scores import THRESHOLDS
-from napari_deepretina.inspection import STEPS
+from napari_deepretina.inspection import MATCH_COLOURS, MATCHES, STEPS
 from napari_deepretina.inspection.data import Overview, SeenCrop
 from napari_deepretina.inspection.errors import KIND_COLOURS, KINDS, Errors, precision_recall
-from napari_deepretina.inspection.learning import MATCHES, Learning
+from napari_deepretina.inspection.learning import Learning
 from napari_deepretina.inspection.steps import Inspection
 from napari_deepretina.inspection.story import Story
 from napari_deepretina.inspection.weights import LayerWeights
@@ -77,9 +77,6 @@ def detections_figure(
         told = f"{class_names[number - 1]} {score:.2f}"
         axes.text(box[0], box[1] - 1, told, fontsize=7, color="white", va="bottom")
     return figure
-
-
-MATCH_COLOURS = {"positive": "#80ed99", "negative": "#ef476f", "neutral": "#aaaaaa"}
 
 
 def anchors_figure(learning: Learning, image: NDArray[Any], most: int = 150) -> Figure:

@@ -11,12 +11,11 @@ from torchvision.ops import box_iou
 
 from napari_deepretina.data.crops import target_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.inspection import MATCHES
 from napari_deepretina.inspection.steps import Inspection
 from napari_deepretina.model.matterport import training as matterport
 from napari_deepretina.model.targets import Chance, mask_targets, match_anchors
 
-MATCHES = {1: "positive", 0: "negative", -1: "neutral"}
-"""What an anchor is: to be found, to be left, or not learnt from because it is in between."""
 DRAWN = 256
 """Anchors of an image that are learnt from in a step."""
 
