@@ -297,7 +297,7 @@ def test_a_run_is_replayed_from_any_folder(tmp_path, tiny_weights, monkeypatch):
 def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_weights, number, status):
     folder = tmp_path / "in"
     folder.mkdir()
-    for k in range(60):
+    for k in range(30):
         write_image(synthetic_nuclei((140, 140), 6, seed=k)[0], folder / f"{k:02}.tif")
     out = tmp_path / "out"
     command = ["-m", "napari_deepretina", "segment", str(folder), "--weights", str(tiny_weights)]
@@ -306,7 +306,7 @@ def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_wei
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in process.stdout:
-        if line.startswith("[3/60]"):
+        if line.startswith("[3/30]"):
             break
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -314,10 +314,10 @@ def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_wei
     assert err.splitlines()[-1].endswith("what is done is kept")
     assert "Traceback" not in err
     done = len(list(out.glob("*.tif")))
-    assert 3 <= done < 60
+    assert 3 <= done < 30
     assert not [p for p in out.rglob("*") if ".part." in p.name]
     assert main([*command[2:], "--resume", "--quiet"]) == 0
-    assert len(list(out.glob("*.tif"))) == 60
+    assert len(list(out.glob("*.tif"))) == 30
 
 
 def test_names_do_not_run_as_formulas_in_a_spreadsheet(tmp_path, tiny_weights):
