@@ -12,7 +12,8 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.files import moved, remove
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
-from napari_deepretina.model.matterport.keras_weights import HEADS, fill, read_keras
+from napari_deepretina.model.matterport.keras_shapes import HEADS
+from napari_deepretina.model.matterport.keras_weights import fill, read_keras
 from napari_deepretina.model.weights import WeightsInfo, user_folder
 
 if TYPE_CHECKING:

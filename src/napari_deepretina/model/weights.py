@@ -142,9 +142,9 @@ def is_keras(path: Path) -> bool:
 @functools.lru_cache(maxsize=8)
 def _keras_info(path: Path, *_: int) -> WeightsInfo:
     """Kept for as long as the file is the same."""
-    from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
+    from napari_deepretina.model.matterport.keras_shapes import keras_info
 
-    return info_of(import_keras(path), path.stem, path.name)
+    return keras_info(path)
 
 
 def advised_score(name_or_path: str | Path) -> float | None:

@@ -25,6 +25,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     UserError
         If another process works in it, or the folder cannot be written to.
     """
+    lock: FileLock | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / NAME, timeout=0)
@@ -32,8 +33,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     except Timeout:
         raise _taken(folder) from None
     except NotImplementedError:  # a file system without locks
-        yield
-        return
+        lock = None
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to: {error.strerror or error}; choose another folder (--out)"
@@ -41,7 +41,8 @@ def sole_use(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def refuse_if_in_use(folder: Path) -> None:

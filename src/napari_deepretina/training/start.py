@@ -7,7 +7,8 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
-from napari_deepretina.model.matterport.keras_weights import classes_in, import_keras, info_of
+from napari_deepretina.model.matterport.keras_shapes import classes_in
+from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.published import COCO_FULL, IMAGENET, start_from_published
 from napari_deepretina.model.weights import DEFAULT, WeightsInfo, find, is_keras, load_model

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from typing import ClassVar
 
@@ -349,3 +351,16 @@ def test_torchvisions_coco_weights_start_a_resnet50():
         )
     with pytest.raises(UserError, match="no Mask R-CNN with resnet18"):
         published.start_from_published("coco", build(Architecture(backbone="resnet18")))
+
+
+def test_what_a_keras_file_advises_is_known_without_torch(tmp_path):
+    """Windows ask for it on the GUI thread."""
+    write(tmp_path / "whole.h5", narrow_shapes())
+    script = (
+        "import sys; from napari_deepretina.model.weights import advised_score, read_info, find\n"
+        "print(advised_score(sys.argv[1]), read_info(find(sys.argv[1])).diameter, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "whole.h5")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0.9", "32.0", "False"]

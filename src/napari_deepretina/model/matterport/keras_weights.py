@@ -10,21 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import nn
 
-from napari_deepretina import __version__
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
-from napari_deepretina.model.architecture import Architecture
-from napari_deepretina.model.matterport.coco_names import COCO_NAMES
-from napari_deepretina.model.matterport.network import BLOCKS, MatterportRCNN
-from napari_deepretina.model.weights import WeightsInfo, normalisation_of
+from napari_deepretina.model.matterport.keras_shapes import HEADS, architecture_of, described
+from napari_deepretina.model.matterport.network import MatterportRCNN
+from napari_deepretina.model.weights import WeightsInfo
 
-HEADS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_mask")
-"""Output layers, which depend on the classes: what the original leaves out of a COCO file."""
-FOR_COCO = {"anchor_sizes": (32, 64, 128, 256, 512), "short_side": 800, "resize": "square"}
-"""What Matterport's own configuration for COCO has otherwise than Deep Retina's."""
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _PLAIN = {"kernel": "weight", "bias": "bias"}
 Weights = dict[str, NDArray[np.float32]]
@@ -54,7 +47,7 @@ class Imported:
 
 
 def import_keras(
-    path: Path, *, exclude: Sequence[str] = (), classes: Sequence[str] = (), **described: Any
+    path: Path, *, exclude: Sequence[str] = (), classes: Sequence[str] = (), **told: Any
 ) -> Imported:
     """Read a Matterport weights file, of training or inference, saved as weights or as a model.
 
@@ -62,7 +55,7 @@ def import_keras(
     ----------
     path : HDF5 file.
     exclude : layers to leave random; ``heads`` stands for `HEADS`.
-    **described : fields of `Architecture` that no file tells: ``anchor_sizes``, ``short_side``,
+    **told : fields of `Architecture` that no file tells: ``anchor_sizes``, ``short_side``,
         ``long_side``, ``resize``. By default Deep Retina's, or Matterport's own for COCO's 80 classes.
     classes : names of the object classes; by default ``nucleus`` for one, COCO's for 80, else numbers. With
         the heads excluded, they may be any.
@@ -74,7 +67,8 @@ def import_keras(
     """
     weights = read_keras(path)
     left = {name for e in exclude for name in (HEADS if e == "heads" else (e,))}
-    architecture = _architecture(path, weights, left, tuple(classes), described)
+    shapes = {name: value.shape for name, value in weights.items()}
+    architecture = architecture_of(path, shapes, left, tuple(classes), told)
     if unknown := left - set(MatterportRCNN(architecture).layers):
         raise UserError(f"cannot exclude {sorted(unknown)[0]!r}: no layer has this name")
     with torch.random.fork_rng(devices=[]):
@@ -90,12 +84,6 @@ def import_keras(
         tuple(sorted(set(weights) - used)),
         tuple(n for n in network.layers if n in left),
     )
-
-
-def classes_in(path: Path) -> int | None:
-    """How many classes a file tells apart, background left out; None where it lacks that layer."""
-    kernel = read_keras(path).get("mrcnn_class_logits/kernel:0")
-    return None if kernel is None else int(kernel.shape[-1]) - 1
 
 
 def fill(network: MatterportRCNN, weights: Weights, *, left: set[str], partly: bool = False) -> set[str]:
@@ -131,19 +119,8 @@ def fill(network: MatterportRCNN, weights: Weights, *, left: set[str], partly: b
 
 
 def info_of(imported: Imported, name: str, source: str) -> WeightsInfo:
-    """What the header of an imported file says: advice as the original is configured."""
-    architecture = imported.network.architecture
-    coco = architecture.classes == COCO_NAMES
-    return WeightsInfo(
-        name=name,
-        architecture=architecture,
-        normalisation=normalisation_of(architecture),
-        data=f"imported from {source}"
-        + (f" without {', '.join(imported.missing)}" if imported.missing else ""),
-        version=__version__,
-        licence="that of the file it was imported from",
-        postprocess={"score": 0.7 if coco else 0.9, "nms": 0.3 if coco else 0.2, "min_area": 1},
-    )
+    """What the header of an imported file says."""
+    return described(imported.network.architecture, name, source, imported.missing)
 
 
 def read_keras(path: Path) -> Weights:
@@ -225,53 +202,3 @@ def _from_torch(value: torch.Tensor, module: nn.Module, suffix: str) -> NDArray[
 def _keras_shape(place: torch.Tensor, module: nn.Module, suffix: str) -> tuple[int, ...]:
     order = np.argsort(_order(module, suffix))
     return tuple(int(place.shape[k]) for k in order)
-
-
-def _architecture(
-    path: Path, weights: Weights, left: set[str], classes: tuple[str, ...], described: dict[str, Any]
-) -> Architecture:
-    """What the shapes in a file tell of its network."""
-
-    def channels(layer: str, axis: int = -1) -> int:
-        name = f"{layer}/kernel:0"
-        if name not in weights:
-            raise UserError(f"{path} is not a Mask R-CNN of Matterport: {name} is missing")
-        return int(weights[name].shape[axis])
-
-    depth = len({n.split("_")[0] for n in weights if n.startswith("res4")})
-    known = {blocks[2]: name for name, blocks in BLOCKS.items()}
-    if depth not in known:
-        raise UserError(
-            f"{path} is not a Mask R-CNN of Matterport: stage 4 has {depth} blocks, "
-            f"{' or '.join(map(str, known))} were expected"
-        )
-    widths = [channels("conv1")]
-    for stage in (2, 3, 4, 5):
-        widths += [channels(f"res{stage}a_branch2a"), channels(f"res{stage}a_branch2c")]
-    count = None if "mrcnn_class_logits" in left else channels("mrcnn_class_logits") - 1
-    if count is not None and classes and len(classes) != count:
-        raise UserError(f"{path} tells {count} classes apart, {len(classes)} names were given")
-    told = {
-        "backbone": known[depth],
-        "classes": classes or _class_names(count or 1),
-        "body_widths": tuple(widths),
-        "fpn_channels": channels("fpn_p2"),
-        "rpn_channels": channels("rpn_conv_shared"),
-        "box_units": channels("mrcnn_class_conv1"),
-        "mask_channels": channels("mrcnn_mask_conv1"),
-        "roi_canonical_size": 224,
-        **(FOR_COCO if count == len(COCO_NAMES) else {}),
-        **described,
-    }
-    try:
-        return Architecture.model_validate(told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}={first['input']!r}: {first['msg']}") from None
-
-
-def _class_names(count: int) -> tuple[str, ...]:
-    if count == len(COCO_NAMES):
-        return COCO_NAMES
-    return ("nucleus",) if count == 1 else tuple(f"class {k}" for k in range(1, count + 1))

@@ -13,13 +13,13 @@ from torchvision.ops import nms
 
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.matterport import boxes as mboxes
+from napari_deepretina.model.matterport.keras_shapes import BLOCKS
 from napari_deepretina.model.matterport.training import Sampling, losses
 from napari_deepretina.model.regions import Detections
 from napari_deepretina.model.targets import Target
 
 MEAN_PIXEL = (123.7, 116.8, 103.9)
 """Red, green, blue of 255, subtracted from every image."""
-BLOCKS = {"matterport_resnet50": (3, 4, 6, 3), "matterport_resnet101": (3, 4, 23, 3)}
 
 
 class KerasBatchNorm(nn.BatchNorm2d):
