@@ -156,7 +156,7 @@ def usage_cases(tmp_path):
         (["segment", str(image)], "give --out DIR"),
         (["segment", str(image), *out, "--resume", "--overwrite"], "give one of them"),
         (["segment", str(image), *out, "--axes", "ZYX"], "axes 'ZYX' do not fit"),
-        (["segment", "--replay", str(image), *out], "does not tell of a run"),
+        (["segment", "--replay", str(image), *out], "is not a run.json"),
         (["segment", str(image), *out, "--scheduler", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
         (["segment", str(tmp_path / "empty"), *out], "holds no images"),
         (["segment", str(image), *out, "--format", "png"], "--format png is not known"),

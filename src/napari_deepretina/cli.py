@@ -45,6 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"napari-deepretina: {one_line(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read what was printed has gone: nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"napari-deepretina: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("napari-deepretina: there is not enough memory for this", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("napari-deepretina: interrupted; what is done is kept", file=sys.stderr)
         return 130

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from napari_deepretina.cli_progress import Reporter, add_loudness
 from napari_deepretina.data.ours import MARK, PROGRAM, refuse_others
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import expanded, write_text
+from napari_deepretina.files import write_text
 
 if TYPE_CHECKING:
     from napari_deepretina.data.label_sets import LabelSet
@@ -132,12 +132,12 @@ def _most_objects(contents: Sequence[Any]) -> int:
 
 def _coco_content(path: str, labels: LabelSet, truth: LabelSet) -> Any:
     """COCO JSON as it is; any other set of labels made into it."""
-    from napari_deepretina.data.files import parse_json
     from napari_deepretina.export.coco import coco_content
     from napari_deepretina.instances import Instances
+    from napari_deepretina.intake import read_json
 
     if path.lower().endswith(".json"):
-        return parse_json(expanded(path).read_bytes())
+        return read_json(path)
     shapes = {n: truth.labels(n).shape for n in labels.names} if path.lower().endswith(".csv") else {}
     return coco_content(
         (name, Instances.from_labels(labels.labels(name, shapes.get(name)))) for name in labels.names

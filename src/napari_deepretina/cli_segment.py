@@ -208,21 +208,19 @@ def _recorded(path: Path) -> dict[str, Any]:
     UserError
         If it is neither, or its weights are not at hand any more.
     """
-    from napari_deepretina.data.files import parse_json, refuse_special
-    from napari_deepretina.model.weights import find, sha256_of
+    from napari_deepretina.inference.asked import RunRecord
+    from napari_deepretina.intake import read_json, typed
+    from napari_deepretina.model.weights import DEFAULT, find, sha256_of
 
-    refuse_special(path)
-    try:
-        run = parse_json(expanded(path).read_bytes())
-        settings, sha256 = dict(run["settings"]), run["weights"]["sha256"]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} does not tell of a run: give a run.json written by 'segment'") from None
-    if sha256_of(find(settings["weights"])) != sha256:
+    told = "a run.json written by 'segment'"
+    run = typed(RunRecord, read_json(path, told), str(path))
+    weights = str(run.settings.get("weights", DEFAULT))
+    if run.weights is None:
+        raise UserError(f"{path} does not tell which weights were used: give {told}")
+    if sha256_of(find(weights)) != run.weights.sha256:
         raise UserError(
-            f"{path} was made with other weights (SHA-256 {sha256[:12]}…) than {settings['weights']!r} is; "
+            f"{path} was made with other weights (SHA-256 {run.weights.sha256[:12]}…) than {weights!r} is; "
             "give --weights with that file"
         )
-    kept = ("inputs", "part", "axes", "series", "formats", "beside", "recursive")
-    return {k: run[k] for k in kept if run.get(k)} | {"settings": settings}
+    kept = run.model_dump(include={"inputs", "part", "axes", "series", "formats", "beside", "recursive"})
+    return {k: v for k, v in kept.items() if v} | {"settings": run.settings}

@@ -135,20 +135,32 @@ def written_whole(path: Path) -> Iterator[Path]:
     refuse_inputs(path)
     beside = _part_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        refuse_inputs(path)
-        if beside.is_dir() and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        with _refusals_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            refuse_inputs(path)
+            if beside.is_dir() and path.is_dir() and not path.is_symlink():
+                _replace_folder(beside, path)
+            else:
+                os.replace(beside, path)
     finally:
         # Not missing_ok alone: where the folder is not one, even unlink complains.
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         elif beside.parent.is_dir():
             beside.unlink(missing_ok=True)
+
+
+def _replace_folder(beside: Path, path: Path) -> None:
+    """Put a folder into the place of another one, which comes back if that fails."""
+    aside = beside.with_name(f"{beside.name}.old")
+    os.replace(path, aside)
+    try:
+        os.replace(beside, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -186,11 +198,22 @@ def appended(path: Path) -> IO[str]:
         If it is an input, or cannot be opened.
     """
     refuse_inputs(path)
-    try:
+    with _refusals_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add lines to the end of a UTF-8 text file, which is made if need be.
+
+    Raises
+    ------
+    UserError
+        If it is an input, or cannot be written; a part of the text may be there then.
+    """
+    file = appended(path)
+    with _refusals_told(path), file:
+        file.write(text)
 
 
 def append_bytes(path: Path, content: bytes) -> None:
@@ -202,13 +225,20 @@ def append_bytes(path: Path, content: bytes) -> None:
         If it is an input, or cannot be written.
     """
     refuse_inputs(path)
+    with _refusals_told(path), path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _refusals_told(path: Path, what: str = "written") -> Iterator[None]:
+    """What the system refuses becomes a UserError."""
     try:
-        with path.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        told = error.strerror or f"the disk did not take all of it ({error})"
+        raise UserError(f"{path} cannot be {what}: {told}") from error
 
 
 def remove(path: Path) -> None:
@@ -217,19 +247,27 @@ def remove(path: Path) -> None:
     Raises
     ------
     UserError
-        If it is an input, or holds one.
+        If it is an input, or holds one, or the system refuses.
     """
     refuse_inputs(path)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.parent.is_dir():
-        path.unlink(missing_ok=True)
+    with _refusals_told(path, "removed"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.parent.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def moved(source: Path, target: Path) -> None:
-    """Give a finished part its name, in the place of what had it; UserError if that is an input."""
+    """Give a finished part its name, in the place of what had it.
+
+    Raises
+    ------
+    UserError
+        If the place is an input's, or the system refuses.
+    """
     refuse_inputs(target)
-    os.replace(source, target)
+    with _refusals_told(target):
+        os.replace(source, target)
 
 
 _LONGEST_NAME = 255

@@ -1,10 +1,13 @@
-"""Giving memory back that the allocator keeps between what is still in use."""
+"""Memory: what is left of it, and giving back what the allocator keeps between what is still in use."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from collections.abc import Callable
+from pathlib import Path
+
+_CONTAINER = Path("/sys/fs/cgroup")
 
 
 def release() -> None:
@@ -12,6 +15,27 @@ def release() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def left() -> int:
+    """Bytes that this process may still take: what the machine, its container and its own limits leave."""
+    import psutil
+
+    found: list[int] = [psutil.virtual_memory().available]
+    try:
+        most, used = ((_CONTAINER / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        found.append(int(most) - int(used))
+    except (OSError, ValueError):  # no container, or one without a limit
+        pass
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except ImportError:  # Windows
+        return min(found)
+    if limit != resource.RLIM_INFINITY:
+        found.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(found))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from PIL import Image
 from napari_deepretina.data import microscopes
 from napari_deepretina.data.coco import CocoFile
 from napari_deepretina.data.coco_dataset import CocoDataset
-from napari_deepretina.data.files import Archive, decode_image, decode_labels, open_tree, parse_json
+from napari_deepretina.data.files import Archive, decode_image, decode_labels, open_tree
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.open import open_dataset
 from napari_deepretina.data.pairs import PairsDataset
@@ -23,6 +23,7 @@ from napari_deepretina.data.split import random_split, read_split
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.sources import Looking, find_sources
+from napari_deepretina.intake import parse_json
 from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.run import plan_training
 
@@ -172,8 +173,8 @@ def test_large_pictures_are_no_bombs(tmp_path, monkeypatch):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     assert np.array_equal(decode_image((tmp_path / "a.png").read_bytes(), "a.png"), GREY)
     assert Image.MAX_IMAGE_PIXELS == 1000
-    monkeypatch.setattr("napari_deepretina.data.files.MOST_PIXELS", 1000)
-    with pytest.raises(UserError, match="declares 70 × 60 pixels"):
+    monkeypatch.setattr("napari_deepretina.intake.MOST_PIXELS", 1000)
+    with pytest.raises(UserError, match="declares 60×70 pixels, more than 1,000"):
         decode_image((tmp_path / "a.png").read_bytes(), "a.png")
 
 

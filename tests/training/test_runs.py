@@ -16,12 +16,11 @@ from napari_deepretina.data.sample import Sample
 from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.synthetic import SyntheticDataset, synthetic_nuclei
 from napari_deepretina.errors import UserError
+from napari_deepretina.lock import sole_use
 from napari_deepretina.model.runs import find_run, known_runs
 from napari_deepretina.model.weights import find, load_model, read_info
 from napari_deepretina.training.asked import Asked, read_record
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint
-from napari_deepretina.training.control import own_process
-from napari_deepretina.training.lock import sole_use
 from napari_deepretina.training.recipe import load_recipe, shipped_recipes
 from napari_deepretina.training.run import plan_training, train
 
@@ -165,7 +164,7 @@ def test_data_of_other_classes_do_not_go_on_with_a_run(run, capsys):
 def test_a_run_in_use_is_left_alone(run, capsys):
     _, out = run
     code = (
-        "import sys, pathlib; from napari_deepretina.training.lock import sole_use\n"
+        "import sys, pathlib; from napari_deepretina.lock import sole_use\n"
         "with sole_use(pathlib.Path(sys.argv[1])):\n"
         "    print('in', flush=True); sys.stdin.read()"
     )
@@ -173,12 +172,10 @@ def test_a_run_in_use_is_left_alone(run, capsys):
         [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "in\n"
-    (out / "pid").write_text(own_process())
     assert main(["train", "--resume", str(out), "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"process \d+ on \S+ works in ", line)
-    (out / "pid").unlink()
-    with pytest.raises(UserError, match="another process works in"), sole_use(out):
+    with pytest.raises(UserError, match=rf"process {holder.pid} on \S+ works in"), sole_use(out):
         pass
     holder.kill()  # a dead owner's lock is free
     holder.communicate()

@@ -19,12 +19,12 @@ from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.synthetic import SyntheticDataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment
+from napari_deepretina.lock import is_at_work
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import build
 from napari_deepretina.model.weights import WeightsInfo, load_model
 from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.checkpoint import load_checkpoint
-from napari_deepretina.training.control import is_at_work
 from napari_deepretina.training.recipe import Recipe, Stage, load_recipe
 from napari_deepretina.training.run import Plan, plan_training, split_data
 from napari_deepretina.training.start import for_classes

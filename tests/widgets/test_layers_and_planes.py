@@ -24,7 +24,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment_steps
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
-from napari_deepretina.training.control import is_at_work, own_process
+from napari_deepretina.lock import is_at_work, own_process
 from napari_deepretina.training.watch import RunWatch, find_running
 
 IMAGE, _ = synthetic_nuclei((120, 130), 9, diameter=26, seed=3)

@@ -16,10 +16,10 @@ from napari_deepretina.data.project import Project
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.document import Document, Nucleus
 from napari_deepretina.errors import UserError
+from napari_deepretina.lock import own_process
 from napari_deepretina.model.runs import runs_folder
 from napari_deepretina.model.weights import user_folder
 from napari_deepretina.postprocess import PostprocessSettings
-from napari_deepretina.training.control import own_process
 from napari_deepretina.training.watch import RunWatch, checked_name, find_running
 
 SMALL = (

@@ -15,7 +15,7 @@ from napari_deepretina.document import Document
 from napari_deepretina.document.store import SUFFIX, load
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import remove
-from napari_deepretina.training.control import is_at_work, own_process
+from napari_deepretina.lock import is_at_work, own_process
 
 PLACED = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 

@@ -16,7 +16,6 @@ from napari_deepretina._widgets.documents import as_document, layer_of, told_of
 from napari_deepretina._widgets.measuring import channels_of, pixel_size_of
 from napari_deepretina._widgets.own_labels import KEY, RAW
 from napari_deepretina.data.coco import read_coco
-from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.regions import SUFFIX as REGIONS
 from napari_deepretina.data.regions import read_regions
 from napari_deepretina.data.rle_csv import decode_objects, read_rle_csv, read_shapes
@@ -33,6 +32,7 @@ from napari_deepretina.export.tiff import write_labels
 from napari_deepretina.files import protected
 from napari_deepretina.instances import Instances
 from napari_deepretina.instances.labels import LabelImage, fitting_int32
+from napari_deepretina.intake import read_json
 from napari_deepretina.postprocess import PostprocessSettings
 
 _MEASURED = ("x0", "y0", "x1", "y1", "x", "y", *SHAPE)
@@ -77,8 +77,8 @@ def read_regions_layer(path: str) -> list[LayerData]:
 def _looks_like_coco(path: Path) -> bool:
     """Whether it is worth reading: misfits inside are told by the reader itself."""
     try:
-        content = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path)
+    except UserError:
         return False
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 

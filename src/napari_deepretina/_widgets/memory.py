@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import remove, write_text
+from napari_deepretina.intake import read_json
 
 SAVE_MS = 400
 """After a change, before it is written."""
@@ -44,8 +45,8 @@ def forget() -> None:
 
 def _everything() -> dict[str, Any]:
     try:
-        content = json.loads(path().read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path())
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

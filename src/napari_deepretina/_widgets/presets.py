@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import remove, write_text
+from napari_deepretina.intake import read_json, typed
 from napari_deepretina.postprocess import PostprocessSettings
 
 _DEFAULT = "segment-default"
@@ -38,9 +36,9 @@ def load(name: str) -> PostprocessSettings:
     """The settings of a preset; UserError if there is none, or it is damaged."""
     path = folder() / f"{name}.json"
     try:
-        return PostprocessSettings.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValidationError) as error:
-        raise UserError(f"preset {name!r} cannot be read: {str(error).splitlines()[0]}") from None
+        return typed(PostprocessSettings, read_json(path), "it")
+    except UserError as error:
+        raise UserError(f"preset {name!r} cannot be read: {error}") from None
 
 
 def save_default(settings: PostprocessSettings) -> None:
@@ -71,7 +69,6 @@ def load_default() -> dict[str, Any]:
     """Settings that Segment starts with; none if nobody chose any."""
     path = folder() / f"{_DEFAULT}.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return PostprocessSettings.model_validate(content).model_dump()
-    except (OSError, ValueError):
+        return typed(PostprocessSettings, read_json(path), str(path)).model_dump()
+    except UserError:
         return {}

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_deepretina.data.files import checked_size, parse_json, read_bytes, stem
+from napari_deepretina.data.files import stem
+from napari_deepretina.data.regions import FARTHEST
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
+from napari_deepretina.intake import checked_size, parse_json, read_bytes
 
 Box = tuple[int, int, int, int]
+MOST_CATEGORIES = 10_000
+"""A network has outputs for each."""
 _Object = tuple[Box, NDArray[np.bool_], float, int]
 
 
@@ -41,6 +45,8 @@ class CocoFile:
             self.categories = {int(c["id"]): str(c["name"]) for c in sorted(told, key=lambda c: c["id"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path} cannot be read as COCO JSON: {str(error)[:120] or error!r}") from None
+        if len(self.categories) > MOST_CATEGORIES:
+            raise UserError(f"{path} has {len(self.categories)} categories, more than {MOST_CATEGORIES}")
         for name, shape in images.values():
             checked_size(shape, f"{path}: image {name!r}")
         self.shapes = dict(images.values())
@@ -64,6 +70,8 @@ class CocoFile:
             try:
                 placed = _placed(annotation["segmentation"], self.shapes[name])
                 score, class_id = float(annotation.get("score", 1.0)), int(annotation.get("category_id", 1))
+                if not 0 <= class_id < 2**31:
+                    raise ValueError(f"its category {class_id} is no possible number")
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise self._misfit(annotation, reason) from None
@@ -126,17 +134,30 @@ def _placed(segmentation: Any, shape: tuple[int, int]) -> tuple[Box, NDArray[np.
         return _from_counts(segmentation, shape)
     from skimage.draw import polygon2mask
 
-    mask = np.zeros(shape, bool)
-    for ring in segmentation:
-        corners = np.asarray(ring, float)
-        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-            raise ValueError(f"a polygon needs at least three x, y pairs, this one is {str(ring)[:60]}")
-        mask |= polygon2mask(shape, corners.reshape(-1, 2)[:, ::-1] - 0.5)
+    rings = [_corners(ring) for ring in segmentation]
+    if not rings:
+        return None
+    ends = np.concatenate(rings)
+    y0, x0 = np.clip(np.floor(ends.min(axis=0)), 0, shape).astype(int).tolist()
+    y1, x1 = np.clip(np.ceil(ends.max(axis=0)) + 1, 0, shape).astype(int).tolist()
+    mask = np.zeros((max(0, y1 - y0), max(0, x1 - x0)), bool)  # of the object, not of the image
+    for ring in rings:
+        mask |= polygon2mask(mask.shape, ring - (y0 + 0.5, x0 + 0.5))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return box, mask[box[1] : box[3], box[0] : box[2]].copy()
+    top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    return (x0 + left, y0 + top, x0 + right, y0 + bottom), mask[top:bottom, left:right].copy()
+
+
+def _corners(ring: Any) -> NDArray[np.float64]:
+    """(K, 2) corners (y, x) of a polygon that is given as x, y, x, y and so on."""
+    corners = np.asarray(ring, float)
+    if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+        raise ValueError(f"a polygon needs at least three x, y pairs, this one is {str(ring)[:60]}")
+    if np.abs(corners).max() > FARTHEST:
+        raise ValueError(f"a polygon has a corner at {np.abs(corners).max():.3g}, far outside any image")
+    return corners.reshape(-1, 2)[:, ::-1]
 
 
 def _from_counts(counted: dict[str, Any], shape: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
-import stat
+import struct
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import Identity, files_below, identities
+from napari_deepretina.intake import believed, checked_size, read_bytes
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".bmp", ".gif")
 MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif")
 """Files of microscopes' own programs, read through bioio; see `napari_deepretina.data.microscopes`."""
-MOST_PIXELS = 4_000_000_000
-"""Everyday images that declare more are not decoded."""
 _HIDDEN = ("__MACOSX", ".")
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -124,6 +122,7 @@ class Archive:
         entry = (self._entries or {}).get(name, name)
         try:
             size = self._zip().getinfo(entry).file_size
+            believed(size, size, "it")
             if size > MOST_UNPACKED:
                 raise ValueError(f"it unpacks to {size / 1e9:.3g} GB, more than {MOST_UNPACKED / 1e9:.3g}")
             return self._zip().read(entry)
@@ -188,6 +187,9 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
             import tifffile
 
             with tifffile.TiffFile(io.BytesIO(content)) as file:
+                if not file.series:
+                    raise ValueError("it holds no pages")
+                believed(file.series[0].nbytes, len(content), "it")
                 pixels = file.series[0].asarray() if needs_pillow(file) is None else pillow_pages(content)
             if not pixels.size:
                 raise ValueError("it holds no pages")
@@ -204,6 +206,8 @@ def _decode_everyday(content: bytes, suffix: str) -> NDArray[Any]:
     if deep_colour:  # Pillow would cut these to 8 bits
         import imagecodecs
 
+        width, height = struct.unpack(">II", content[16:24])
+        believed(8 * width * height, len(content), "it")
         pixels = np.asarray(imagecodecs.png_decode(content))
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         return pixels if channels in (1, 3) else pixels[..., 0] if channels == 2 else pixels[..., :3]
@@ -223,8 +227,8 @@ def opened_with_pillow(content: bytes) -> Iterator[Any]:
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise UserError(f"it declares {picture.width} × {picture.height} pixels, which is too much")
+        checked_size((picture.height, picture.width), "it")
+        believed(picture.width * picture.height * len(picture.getbands()), len(content), "it")
         yield picture
 
 
@@ -280,59 +284,6 @@ def decode_labels(content: bytes, name: str) -> NDArray[Any]:
             # What it is instead, or what is wrong with it, the ordinary way tells.
             return decode_image(content, name)
     return decode_image(content, name)
-
-
-def refuse_special(path: Path) -> None:
-    """UserError for a pipe, a socket or a device: reading it might wait for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # what is wrong with it is told by whoever opens it
-        return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError(f"{path} is a pipe, a socket or a device and not a file: save its content as a file")
-
-
-MOST_PIXELS = 2_000_000_000
-"""Of an image or a mask that a file declares; the environment's DEEPRETINA_MOST_PIXELS sets another limit."""
-
-
-def checked_size(shape: tuple[int, int], what: str) -> tuple[int, int]:
-    """A declared (height, width), believed only if it is possible and can be held.
-
-    Raises
-    ------
-    UserError
-        If a side is below 1, or there are more than `MOST_PIXELS`.
-    """
-    told = os.environ.get("DEEPRETINA_MOST_PIXELS", "")
-    most = int(told) if told.isdecimal() and len(told) < 19 else MOST_PIXELS
-    height, width = shape
-    if height < 1 or width < 1:
-        raise UserError(f"{what} has no height or width")
-    if height * width > most:
-        raise UserError(
-            f"{what} declares {height:.3g}×{width:.3g} pixels, more than {most:.3g} in all: it is not "
-            "believed (DEEPRETINA_MOST_PIXELS sets another limit)"
-        )
-    return shape
-
-
-def read_bytes(path: Path) -> bytes:
-    """Content of a file; UserError if the system refuses it, or if it is none."""
-    refuse_special(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def parse_json(content: bytes | str) -> Any:
-    """JSON with or without a byte-order mark; ValueError if it is none."""
-    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def read_image(path: str | Path) -> NDArray[Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.data.channel_names import of_omero
-from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.picture import MICROMETRES, Guarded, Picture
 from napari_deepretina.errors import UserError
+from napari_deepretina.intake import parse_json
 
 
 def is_ome_zarr(path: Path) -> bool:

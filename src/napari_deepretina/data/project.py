@@ -10,13 +10,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from napari_deepretina.data.files import parse_json
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import moved, remove, write_text, written_whole
+from napari_deepretina.intake import read_json, typed
 
 MANIFEST = "manifest.json"
+
+
+class _Told(BaseModel):
+    """What the manifest tells of a sample; more may stand in it."""
+
+    model_config = ConfigDict(extra="allow")
+    source: str = Field(default="", alias="from")
+    nuclei: int = 0
+    shape: list[int] = []
+    time: float = 0
+
+
+class _Manifest(BaseModel):
+    samples: dict[str, _Told]
 
 
 class Project:
@@ -34,11 +49,8 @@ class Project:
         path = self.folder / MANIFEST
         if not path.exists():
             return {}
-        try:
-            content: dict[str, dict[str, Any]] = parse_json(path.read_bytes())["samples"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
-        return content
+        manifest = typed(_Manifest, read_json(path), str(path))
+        return {name: told.model_dump(by_alias=True) for name, told in manifest.samples.items()}
 
     def add(
         self,

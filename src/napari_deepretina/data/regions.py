@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded
+from napari_deepretina.intake import parse_json, read_bytes
 
 Ring = tuple[tuple[float, float], ...]
 SUFFIX = ".geojson"
@@ -155,7 +155,7 @@ def read_regions(path: Path) -> tuple[Region, ...]:
                 raise UserError(f"{path} has regions of more than {MOST_CORNERS:,} corners: simplify them")
             if rings:
                 found.append(Region(name=_name(properties) or f"region {len(found) + 1}", rings=rings))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if hasattr(error, "errors") else "its geometry is damaged"
         raise UserError(f"{path} cannot be read as GeoJSON: {reason}") from None
     if not found:

@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from napari_deepretina.data.files import checked_size
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
+from napari_deepretina.intake import checked_size
 
 COLUMNS = ("ImageId", "EncodedPixels")
 SHAPE_COLUMNS = ("Height", "Width")

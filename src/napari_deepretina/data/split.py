@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_deepretina.data.files import Tree, parse_json, read_bytes
+from napari_deepretina.data.files import Tree
 from napari_deepretina.errors import UserError
+from napari_deepretina.intake import parse_json, read_json
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,7 @@ class Split:
 
 def read_split(path: str | Path) -> Split:
     """A JSON file with lists ``train`` and ``val``; UserError if it is anything else."""
-    try:
-        content = parse_json(read_bytes(Path(path)))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable split file: {error}") from None
-    return _checked(content, str(path))
+    return _checked(read_json(path, "a readable split file"), str(path))
 
 
 def find_split(tree: Tree) -> Split | None:

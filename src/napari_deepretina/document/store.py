@@ -10,16 +10,16 @@ from __future__ import annotations
 import io
 import json
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel
 
 from napari_deepretina.data.regions import Region
 from napari_deepretina.document.changes import Change, Index
@@ -29,6 +29,7 @@ from napari_deepretina.document.records import Nucleus
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import append_bytes, written_whole
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.intake import first_fault, parse_json, read_arrays, read_bytes
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
 SUFFIX = ".nuclei"
@@ -37,6 +38,57 @@ _HEAD = struct.Struct("<QI")
 _RAW = ("boxes", "scores", "masks", "classes", "views", "tiles")
 _RAW_FACTS = ("shape", "fingerprint", "view_count", "thinned", "fading")
 Arrays = dict[str, NDArray[Any]]
+
+
+def _possible(nuclei: dict[int, Nucleus]) -> dict[int, Nucleus]:
+    """Records whose whole numbers 32 bits can hold; ValueError if one's cannot."""
+    for label, nucleus in nuclei.items():
+        if not all(0 <= n < 2**31 for n in (label, nucleus.votes, nucleus.class_id)):
+            raise ValueError(f"nucleus {label} has numbers that no nucleus has")
+    return nuclei
+
+
+class _RawFacts(BaseModel):
+    """Of the detections of a plane, what is no array."""
+
+    shape: tuple[int, int]
+    fingerprint: str
+    view_count: int
+    thinned: float
+    fading: bool
+
+
+class _PlaneFacts(BaseModel):
+    index: Index
+    settings: PostprocessSettings
+    raw: _RawFacts
+
+
+class _Facts(BaseModel):
+    """Of a document, what is no array."""
+
+    told: dict[str, Any]
+    classes: tuple[str, ...]
+    planes: list[_PlaneFacts]
+    nuclei: Annotated[dict[int, Nucleus], AfterValidator(_possible)]
+    last_id: int
+    settings: PostprocessSettings
+    link: float
+    regions: list[Region] = []
+
+
+class _SettingsStep(BaseModel):
+    index: Index
+    pair: tuple[PostprocessSettings, PostprocessSettings]
+
+
+class _StepFacts(BaseModel):
+    """Of a step, what is no array."""
+
+    what: str
+    nuclei: dict[int, tuple[Nucleus | None, Nucleus | None]]
+    settings: list[_SettingsStep]
+    last_id: int
 
 
 def save(document: Document, path: Path, told: Mapping[str, Any] | None = None) -> None:
@@ -63,10 +115,7 @@ def load(path: Path) -> tuple[Document, dict[str, Any]]:
     UserError
         If it cannot be read, or is no document.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    content = read_bytes(path)
     if not content.startswith(MAGIC):
         raise UserError(f"{path} is no file of nuclei that this version can read")
     frames = _frames(content[len(MAGIC) :])
@@ -77,8 +126,11 @@ def load(path: Path) -> tuple[Document, dict[str, Any]]:
         document, told = _document(first)
         for frame in frames:
             _replay(document, frame)
-    except (KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # The arrays of a frame need not fit each other, whatever its checksum says.
+        raise UserError(f"{path} is damaged: {first_fault(error)}") from None
     return document, told
 
 
@@ -168,8 +220,7 @@ def _frames(content: bytes) -> Iterator[Arrays]:
         packed = content[place : place + length]
         if not length or len(packed) < length or zlib.crc32(packed) != crc:
             return
-        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-            yield dict(arrays)
+        yield read_arrays(io.BytesIO(packed), length, "a step in it")
         place += length
 
 
@@ -178,7 +229,7 @@ def _text(content: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 def _meta(arrays: Arrays) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(arrays["meta"].tobytes())
+    told: dict[str, Any] = dict(parse_json(arrays["meta"].tobytes()))
     return told
 
 
@@ -215,27 +266,30 @@ def _whole(document: Document, told: Mapping[str, Any], steps: Sequence[Change] 
 
 
 def _document(arrays: Arrays) -> tuple[Document, dict[str, Any]]:
-    meta = _meta(arrays)
+    facts, labels = _Facts.model_validate(_meta(arrays)), arrays["labels"]
+    if labels.dtype.kind not in "iu" or labels.ndim < 2 or labels.min(initial=0) < 0:
+        raise ValueError("its labels are no label image")
     planes: dict[Index, TunedPlane] = {}
-    for k, known in enumerate(meta["planes"]):
-        facts = known["raw"] | {"shape": tuple(known["raw"]["shape"])}
-        given: dict[str, Any] = {name: arrays[f"{k}_{name}"] for name in _RAW} | facts
-        raw = RawInstances(**given)
-        id_of = arrays[f"{k}_id_of"]
+    for k, known in enumerate(facts.planes):
+        given: dict[str, Any] = {name: arrays[f"{k}_{name}"] for name in _RAW} | known.raw.model_dump()
+        raw, id_of = RawInstances(**given), arrays[f"{k}_id_of"]
+        here = labels[known.index] if len(known.index) == labels.ndim - 2 else labels[:0]
+        if not raw.is_sound or raw.shape != here.shape or id_of.shape != (len(raw),):
+            raise ValueError(f"its detections do not fit the plane {known.index}")
         led = np.flatnonzero(id_of)
-        planes[tuple(known["index"])] = TunedPlane(raw, led, id_of[led])
+        planes[known.index] = TunedPlane(raw, led, id_of[led])
     document = Document(
-        arrays["labels"],
-        PostprocessSettings(**meta["settings"]),
+        labels,
+        facts.settings,
         planes,
-        settings_of={tuple(p["index"]): PostprocessSettings(**p["settings"]) for p in meta["planes"]},
-        classes=meta["classes"],
-        link=meta["link"],
-        regions=[Region(**region) for region in meta.get("regions", ())],
-        nuclei={int(label): Nucleus(*record) for label, record in meta["nuclei"].items()},
+        settings_of={plane.index: plane.settings for plane in facts.planes},
+        classes=facts.classes,
+        link=facts.link,
+        regions=facts.regions,
+        nuclei=facts.nuclei,
     )
-    document.last_id = max(document.last_id, meta["last_id"])
-    return document, meta["told"]
+    document.last_id = max(document.last_id, facts.last_id)
+    return document, facts.told
 
 
 def _step(document: Document, change: Change) -> Arrays:
@@ -256,16 +310,12 @@ def _replay(document: Document, arrays: Arrays) -> None:
     if meta["kind"] == "back":
         document.undo()
         return
-    settings = {}
-    for k, known in enumerate(meta["settings"]):
-        index = tuple(known["index"])
-        document.planes[index].id_of[:] = arrays[f"{k}_id_of"]
-        before, after = (PostprocessSettings(**s) for s in known["pair"])
-        settings[index] = before, after
-    pairs = {
-        int(label): (None if a is None else Nucleus(*a), None if b is None else Nucleus(*b))
-        for label, (a, b) in meta["nuclei"].items()
-    }
-    change = Change(meta["what"], arrays["where"], arrays["before"], arrays["after"], pairs, settings)
-    document.last_id = max(document.last_id, meta["last_id"])
-    document.repeat(change)
+    facts = _StepFacts.model_validate(meta)
+    where, before, after = (arrays[name] for name in ("where", "before", "after"))
+    if not len(where) == len(before) == len(after) or (np.diff(where, prepend=-1) <= 0).any():
+        raise ValueError("a step in it does not fit its labels")
+    for k, known in enumerate(facts.settings):
+        document.planes[known.index].id_of[:] = arrays[f"{k}_id_of"]
+    settings = {known.index: known.pair for known in facts.settings}
+    document.last_id = max(document.last_id, facts.last_id)
+    document.repeat(Change(facts.what, where, before, after, facts.nuclei, settings))

@@ -1,14 +1,49 @@
-"""What settings mean for one image: channels by number, regions by outline."""
+"""What was asked of a run, as run.json keeps it, and what its settings mean for one image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.regions import SUFFIX, Region, read_regions
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded
 from napari_deepretina.inference.settings import SegmentSettings
+
+
+class WeightsUsed(BaseModel):
+    """The file of weights that a run used."""
+
+    model_config = ConfigDict(extra="allow")
+    sha256: str
+
+
+class RunRecord(BaseModel):
+    """What run.json tells of a run over images; more may stand in it.
+
+    Attributes
+    ----------
+    settings : fields of `SegmentSettings`.
+    inputs … recursive : what the command line was given.
+    images : what came of each, by name.
+    skipped : why, by place.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    settings: dict[str, Any]
+    weights: WeightsUsed | None = None
+    inputs: list[str] = []
+    part: str | None = None
+    axes: str | None = None
+    series: int | None = None
+    formats: str | None = None
+    beside: bool = False
+    recursive: bool = False
+    images: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
 
 
 def for_image(

@@ -17,7 +17,7 @@ from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, remove, sweep_parts, write_text
 from napari_deepretina.heap import release
-from napari_deepretina.inference.asked import for_image
+from napari_deepretina.inference.asked import RunRecord, for_image
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, cluster, threads
 from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record, key_of, reviewed
@@ -29,6 +29,8 @@ from napari_deepretina.inference.sources import Source
 from napari_deepretina.inference.stacks import StackSegmentation, segment_stack_steps, whole_images
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.inference.tiles import needs_tiles
+from napari_deepretina.intake import read_json, typed
+from napari_deepretina.lock import sole_use
 from napari_deepretina.model.weights import LoadedModel, load_model
 
 Done = Segmentation | StackSegmentation
@@ -80,12 +82,14 @@ def segment_files(
         If files stand in the way, the folder cannot be written to, or the weights, the device or the cluster
         cannot be used.
     """
-    with protected(*(s.path for s in sources)):
+    if problem := _in_the_way(places, sources, Ledger(places.out), standing):
+        raise UserError(problem)  # before anything is made
+    model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
+    with protected(*(s.path for s in sources)), sole_use(places.hidden, of=places.out):
         sweep_parts(places.out)
         ledger = Ledger(places.out)
         if problem := _in_the_way(places, sources, ledger, standing):
             raise UserError(problem)
-        model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
         journal = Journal(places.out, key_of(model.sha256, model.info, settings))
         result = BatchResult()
         result.done = _done_before(journal, standing, sources, places, result.notes)
@@ -307,7 +311,6 @@ def _write_run(
 def _earlier(path: Path) -> dict[str, Any]:
     """What the run said that did all the work before this one."""
     try:
-        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return typed(RunRecord, read_json(path), str(path)).model_dump()
+    except UserError:
         return {}
-    return told

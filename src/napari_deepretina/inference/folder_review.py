@@ -14,13 +14,16 @@ from napari_deepretina.document import Document, store
 from napari_deepretina.document.document import REVIEWED
 from napari_deepretina.document.making import of_result
 from napari_deepretina.document.measure import channels_of
+from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, write_text
-from napari_deepretina.inference.asked import for_image
+from napari_deepretina.inference.asked import RunRecord, for_image
 from napari_deepretina.inference.journal import Journal, Ledger, Record, hidden, key_of
 from napari_deepretina.inference.results import RUN, Outcome, Places, write_joint, write_one
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
 from napari_deepretina.instances import Instances
+from napari_deepretina.intake import read_json, typed
+from napari_deepretina.lock import sole_use
 from napari_deepretina.model.weights import find, read_info, sha256_of
 from napari_deepretina.postprocess import PostprocessSettings
 
@@ -106,7 +109,7 @@ class FolderReview:
         if before is not None and same and over == self.is_done(source.name):
             return  # it was only looked at
         changed = new or bool(before is not None and (before.told.get("review") or {}).get("changed"))
-        with protected(*(s.path for s in self.sources)):
+        with protected(*(s.path for s in self.sources)), sole_use(self.places.hidden, of=self.places.out):
             ledger = Ledger(self.places.out)
             ledger.claim([*self.places.joint(), *self.places.always()])
             store.save(document, self._kept(source.name), {"name": source.name})
@@ -129,8 +132,8 @@ class FolderReview:
         write_joint(known, self.places, self._info.architecture.classes)
         path = self.places.out / RUN
         try:
-            run: dict[str, Any] = dict(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            run = typed(RunRecord, read_json(path), str(path)).model_dump()
+        except UserError:
             run = {"settings": self.settings.model_dump(mode="json")}
         write_text(path, json.dumps(run | {"images": {r.name: r.told for r in known}}, indent=2))
 

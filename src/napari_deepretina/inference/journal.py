@@ -8,14 +8,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, model_validator
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import appended, exists, refuse_inputs, write_text
+from napari_deepretina.files import append_text, exists, refuse_inputs, write_text
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.instances import Instances, rle
+from napari_deepretina.intake import checked_size, parse_json, read_bytes
 from napari_deepretina.model.weights import WeightsInfo
 
 NOT_OURS = "was not written by an earlier run here, so it is not replaced: move it, or choose another folder"
@@ -84,9 +86,45 @@ class Record:
 
     @classmethod
     def from_line(cls, line: str) -> Record:
-        """The inverse of `line`; ValueError or KeyError if the line is torn."""
-        content = json.loads(line)
-        return cls(**{**content, "entries": [Entry.from_json(e) for e in content["entries"]]})
+        """The inverse of `line`; ValueError if the line is torn, or is none of ours."""
+        told = _Line.model_validate_json(line)
+        entries = [Entry.from_json(e.model_dump(exclude_none=True)) for e in told.entries]
+        return cls(told.name, entries, told.features, told.summary, told.told)
+
+
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
+"""What 32 bits hold."""
+
+
+class _EntryLine(BaseModel):
+    """An `Entry`, as a line of the journal has it."""
+
+    name: str
+    file_name: str
+    shape: tuple[int, int]
+    rle: list[str]
+    scores: list[float]
+    classes: list[Whole]
+    votes: list[Whole]
+    ids: list[Whole] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> _EntryLine:
+        lengths = {len(x) for x in (self.rle, self.scores, self.classes, self.votes, self.ids or self.rle)}
+        if len(lengths) > 1:
+            raise ValueError("its objects have different numbers of values")
+        checked_size(self.shape, self.name)
+        return self
+
+
+class _Line(BaseModel):
+    """A `Record`, as the journal has it."""
+
+    name: str
+    entries: list[_EntryLine]
+    features: dict[str, list[Any]]
+    summary: dict[str, Any]
+    told: dict[str, Any]
 
 
 class Journal:
@@ -97,10 +135,10 @@ class Journal:
         self._key = key
 
     def read(self) -> dict[str, Record]:
-        """Records by name; UserError if they were made with other settings or weights."""
+        """Records by name; UserError if they were made with other settings, or it cannot be read."""
         if not self._path.exists():
             return {}
-        first, *lines = self._path.read_text("utf-8").splitlines() or [""]
+        first, *lines = self._lines() or [""]
         if first != self._key:
             raise UserError(
                 f"{self._path.parent.parent} holds results of other settings or weights; choose another "
@@ -109,10 +147,13 @@ class Journal:
         return _records(lines)
 
     def stored(self) -> dict[str, Record]:
-        """Records by name, whichever settings they were made with."""
+        """Records by name, whichever settings they were made with; UserError if it cannot be read."""
         if not self._path.exists():
             return {}
-        return _records(self._path.read_text("utf-8", errors="replace").splitlines()[1:])
+        return _records(self._lines()[1:])
+
+    def _lines(self) -> list[str]:
+        return read_bytes(self._path).decode("utf-8", errors="replace").splitlines()
 
     def is_begun(self) -> bool:
         """Whether there is a journal."""
@@ -125,12 +166,8 @@ class Journal:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Keep one more."""
-        try:
-            with appended(self._path) as file:
-                file.write("\n" + record.line() + "\n")
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from None
+        """Keep one more; UserError if it cannot be written."""
+        append_text(self._path, f"\n{record.line()}\n")
 
 
 def _records(lines: Iterable[str]) -> dict[str, Record]:
@@ -139,8 +176,8 @@ def _records(lines: Iterable[str]) -> dict[str, Record]:
     for line in lines:
         try:
             record = Record.from_line(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # the crash tore it
+        except ValueError:
+            continue  # a crash tore it
         records[record.name] = record
     return records
 
@@ -179,9 +216,9 @@ class Ledger:
         self._out = out
         self._known: set[str] = set()
         if self._path.exists():
-            for line in self._path.read_text("utf-8", errors="replace").splitlines():
+            for line in read_bytes(self._path).decode("utf-8", errors="replace").splitlines():
                 try:
-                    self._known.add(str(json.loads(line)))
+                    self._known.add(str(parse_json(line)))
                 except ValueError:
                     continue  # a crash tore it
 
@@ -203,8 +240,7 @@ class Ledger:
             refuse_inputs(path)
         new = [k for k in map(self._key, paths) if k not in self._known]
         if new:
-            with appended(self._path) as file:
-                file.writelines(f"\n{json.dumps(k)}\n" for k in new)
+            append_text(self._path, "".join(f"\n{json.dumps(k)}\n" for k in new))
             self._known.update(new)
 
     def _key(self, path: Path) -> str:

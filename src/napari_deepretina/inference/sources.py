@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, refuse_special, stem
+from napari_deepretina.data.files import Folder, Tree, is_image, open_tree, stem
 from napari_deepretina.data.ome_zarr import is_ome_zarr, open_ome_zarr
 from napari_deepretina.data.open import is_kaggle
 from napari_deepretina.data.ours import made_here
@@ -17,6 +17,7 @@ from napari_deepretina.data.picture import AS_TOLD, Picture, Wanted, decode_pict
 from napari_deepretina.data.split import find_split
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded
+from napari_deepretina.intake import refuse_special
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from napari_deepretina.files import remove, written_whole
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.intake import read_arrays
 
 _ARRAYS = ("boxes", "scores", "masks", "classes", "views", "tiles")
 FORGOTTEN_DAYS = 14
@@ -39,16 +40,17 @@ class TileStore:
         found = {}
         for path in sorted(self.folder.glob("*.npz")):
             try:
-                with path.open("rb") as file, np.load(file) as content:
-                    arrays = {name: content[name] for name in _ARRAYS}
-                    height, width, views, fading = content["about"].tolist()
-                    thinned = float(content["thinned"])
+                with path.open("rb") as file:
+                    content = read_arrays(file, path.stat().st_size, path.name)
+                arrays: dict[str, Any] = {name: content[name] for name in _ARRAYS}
+                height, width, views, fading = content["about"].tolist()
+                thinned = float(content["thinned"])
                 raw = RawInstances(
                     **arrays, shape=(height, width), view_count=views, thinned=thinned, fading=bool(fading)
                 )
-                if _is_whole(raw):
+                if raw.is_sound:
                     found[int(path.stem)] = raw
-            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            except (OSError, ValueError, KeyError, TypeError):
                 continue  # such a tile is looked at again
         return found
 
@@ -66,11 +68,3 @@ class TileStore:
         for folder in self.root.glob("*"):
             if folder.stat().st_mtime < oldest:
                 remove(folder)
-
-
-def _is_whole(raw: RawInstances) -> bool:
-    """Whether the arrays of a tile fit each other and hold numbers that a network may give."""
-    count = len(raw.scores)
-    fits = raw.boxes.shape == (count, 4) and raw.masks.ndim == 3 and len(raw.masks) == count
-    beside = all(a.shape == (count,) for a in (raw.scores, raw.classes, raw.views, raw.tiles))
-    return bool(fits and beside and np.isfinite(raw.boxes).all() and np.isfinite(raw.scores).all())

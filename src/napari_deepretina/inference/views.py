@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded
 from napari_deepretina.instances import RawInstances
+from napari_deepretina.intake import faults, read_json
 
 SMALL_SIDE = 512
 """A view does not shrink an image with a side below this, as in the original."""
@@ -145,10 +145,6 @@ def _read(path: Path) -> tuple[View, ...]:
             f"tta={str(path)!r} is not known; choose {', '.join(PRESETS)} or a .json list of views"
         )
     try:
-        content = parse_json(read_bytes(path))
-        return TypeAdapter(tuple[View, ...]).validate_python(content)
+        return TypeAdapter(tuple[View, ...]).validate_python(read_json(path))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path} is not a list of views: {problems}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not a list of views: {'; '.join(faults(error))}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -116,8 +118,24 @@ def labels_from_masks(masks: Sequence[NDArray[np.bool_]], shape: tuple[int, int]
 
 
 def room_for(shape: tuple[int, ...]) -> LabelImage:
-    """Zeros, in memory or, if they are many, in a temporary file that goes with them."""
-    if int(np.prod(shape)) * 4 <= IN_MEMORY:
+    """Zeros, in memory or, if they are many, in a temporary file that goes with them.
+
+    Raises
+    ------
+    UserError
+        If the disk has no room for the file. All of it is taken at once, for where a mapped file grows on a
+        full disk, the system ends the program.
+    """
+    size = math.prod(shape) * 4
+    if size <= IN_MEMORY:
         return np.zeros(shape, np.int32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.int32, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.int32, "w+", shape=shape)
+    except OSError as error:
+        raise UserError(
+            f"the labels need {size / 1e9:.3g} GB in {tempfile.gettempdir()}: {error.strerror or error}; "
+            "make room there, or name another folder in the environment's TMPDIR"
+        ) from None

@@ -52,6 +52,28 @@ class RawInstances:
         if self.boxes.shape[1:] != (4,):
             raise ValueError(f"boxes must be (N, 4), got {self.boxes.shape}")
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether all arrays fit each other and hold numbers that a network may give: ask it of files."""
+        count = len(self.scores)
+        beside = (self.scores, self.classes, self.views, self.tiles)
+        fits = (
+            self.masks.ndim == 3
+            and self.masks.dtype.kind in "uf"
+            and self.masks.shape[2:] == self.masks.shape[1:2]
+        )
+        whole = all(a.shape == (count,) and a.dtype.kind == "i" for a in beside[1:])
+        numbers = self.scores.shape == (count,) and self.scores.dtype.kind == self.boxes.dtype.kind == "f"
+        return bool(
+            fits
+            and whole
+            and numbers
+            and np.isfinite(self.boxes).all()
+            and np.isfinite(self.scores).all()
+            and (self.classes > 0).all()
+            and min(self.shape) > 0
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from napari_deepretina.instances.final import Instances
 
+MOST_SPANNED = 1_000_000_000
+"""Pixels of all boxes around the objects of an image together: nuclei of the largest image need less."""
+
 
 def runs_of(
     mask: NDArray[np.bool_], offset: tuple[int, int], height: int
@@ -123,6 +126,11 @@ def from_runs(
     -------
     boxes : N times (x0, y0, x1, y1), x1 and y1 exclusive.
     masks : N bool arrays, each in its box.
+
+    Raises
+    ------
+    ValueError
+        If the boxes together hold more than `MOST_SPANNED` pixels.
     """
     if not len(starts):
         return [], []
@@ -135,6 +143,11 @@ def from_runs(
     y0 = np.minimum.reduceat(np.where(wraps, 0, starts % height), first)
     y1 = np.maximum.reduceat(np.where(wraps, height, (ends - 1) % height + 1), first)
     tall, areas = y1 - y0, (y1 - y0) * (x1 - x0)
+    if int(areas.sum()) > MOST_SPANNED:
+        raise ValueError(
+            f"object {int(areas.argmax()) + 1}: the boxes around such far-apart pixels hold "
+            f"{int(areas.sum()):.3g} pixels in all, more than {MOST_SPANNED:.3g}"
+        )
     offsets = np.cumsum(areas) - areas
     # Each object's box stands in one line, column after column; there, runs are contiguous again.
     shift = (offsets - x0 * tall - y0)[owner]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,13 @@ MOST_ENLARGED = 2.0
 """Images are not enlarged by more than this, and for small nuclei by as much once more."""
 
 
+Width = Annotated[int, Field(ge=1, le=16_384)]
+"""Channels of a layer."""
+Side = Annotated[int, Field(ge=1, le=16_384)]
+"""Pixels."""
+Ratio = Annotated[float, Field(gt=0, le=100)]
+
+
 class Architecture(BaseModel):
     """Frozen description of a Mask R-CNN, stored in the header of every weights file.
 
@@ -34,32 +41,32 @@ class Architecture(BaseModel):
     backbone: Backbone = "resnet50"
     classes: tuple[str, ...] = Field(default=("nucleus",), min_length=1)
     """Names of the object classes; class ids start at 1, 0 is background."""
-    body_widths: tuple[int, ...] = Field(
+    body_widths: tuple[Width, ...] = Field(
         default=(64, 64, 256, 128, 512, 256, 1024, 512, 2048), min_length=9, max_length=9
     )
     """Matterport backbones: channels of the stem, then inside and after each of the four stages."""
     fpn_channels: int = Field(default=256, ge=8, le=512)
-    rpn_channels: int = Field(default=512, ge=8)
+    rpn_channels: Width = Field(default=512, ge=8)
     """Matterport backbones: channels of the proposal network's shared convolution."""
-    anchor_sizes: tuple[int, int, int, int, int] = (8, 16, 32, 64, 128)
+    anchor_sizes: tuple[Side, Side, Side, Side, Side] = (8, 16, 32, 64, 128)
     """Anchor sides on P2…P6, whose strides are 4…64."""
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    box_units: int = Field(default=1024, ge=8)
+    aspect_ratios: tuple[Ratio, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1, max_length=9)
+    box_units: Width = Field(default=1024, ge=8)
     """Width of the two fully connected layers of the box head."""
     mask_convs: int = Field(default=4, ge=1, le=8)
-    mask_channels: int = Field(default=256, ge=8)
-    roi_canonical_size: int = Field(default=128, ge=16)
+    mask_channels: Width = Field(default=256, ge=8)
+    roi_canonical_size: Side = Field(default=128, ge=16)
     """A region of this side is pooled from P4 (stride 16), half of it from P3, and so on.
 
     The original's 224 was chosen for photographs; see Lin et al. 2017 (FPN), equation 1."""
     roi_samples: int = Field(default=1, ge=1, le=4)
     """Bilinear samples a side in each cell of a pooled region; one, as the original took."""
-    short_side: int = Field(default=512, ge=64)
+    short_side: Side = Field(default=512, ge=64)
     """Images are scaled up until their short side has this many pixels; to twice their size at most, but for
     Matterport's networks."""
     scale: float = Field(default=1.0, gt=0, le=1)
     """Images that need not be scaled up are laid before the network at this scale; below 1 it is faster."""
-    long_side: int = Field(default=1024, ge=64, multiple_of=64)
+    long_side: Side = Field(default=1024, ge=64, multiple_of=64)
     """Matterport's square mode: side of the square; longer images are scaled down to it."""
     resize: Literal["pad64", "square", "none"] = "pad64"
     """Matterport backbones: how an image is fitted; none takes only sides that are multiples of 64."""

@@ -133,6 +133,12 @@ Network = MaskRCNN | MatterportRCNN
 """What can be trained and asked: both answer losses when called, and detections."""
 
 
+def size_of(architecture: Architecture) -> int:
+    """Bytes of a network's weights, counted without making it."""
+    with torch.device("meta"):
+        return sum(value.nbytes for value in build(architecture).state_dict().values())
+
+
 def build(architecture: Architecture, *, seed: int | None = None) -> Network:
     """The network of an architecture with random weights; the same seed gives the same weights."""
     if seed is None:

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_deepretina.data.files import parse_json, read_bytes
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded, write_text
+from napari_deepretina.intake import parse_json, read_bytes
 
 RECORD = "run.json"
 NOTHING = "none"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import signal
 import time
 from contextlib import suppress
@@ -13,30 +10,11 @@ from pathlib import Path
 import psutil
 
 from napari_deepretina.files import remove, write_text
+from napari_deepretina.lock import own_process
 
 PAUSE, STOP, SAVE, PID = "pause", "stop", "save", "pid"
 """Names of the files: while *pause* is there the run waits; *stop* ends it well; *save* asks for a checkpoint
 and a validation now; *pid* tells which process is at work."""
-
-
-def own_process() -> str:
-    """What tells this process from all others, also from a later one that gets the same number."""
-    return json.dumps(
-        {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
-    )
-
-
-def is_at_work(told: str) -> bool:
-    """Whether the process that `own_process` described still runs on this machine.
-
-    Asking it sends it nothing. A file of an earlier version, with a number alone, proves nothing.
-    """
-    try:
-        content = json.loads(told)
-        pid, started, host = content["pid"], float(content["started"]), content["host"]
-        return bool(host == platform.node() and abs(psutil.Process(pid).create_time() - started) < 1)
-    except (ValueError, KeyError, TypeError, psutil.Error):
-        return False
 
 
 class Control:

@@ -17,6 +17,7 @@ from napari_deepretina.data.crops import Batch, CropStream, Decoded, collate
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import sweep_parts, write_text
+from napari_deepretina.lock import sole_use
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.runs import BEST, remember
@@ -28,7 +29,6 @@ from napari_deepretina.training.control import Control
 from napari_deepretina.training.events import EventLog, Tell
 from napari_deepretina.training.judge import Judge, describe, is_trained
 from napari_deepretina.training.keep import Keeper
-from napari_deepretina.training.lock import sole_use
 from napari_deepretina.training.machine import Machine, in_one_line, normalised_apart
 from napari_deepretina.training.recipe import Recipe, Stage, resolved, to_toml
 from napari_deepretina.training.resume import digest

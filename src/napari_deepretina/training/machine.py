@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class Machine:
 
     def fabric(self, precision: str) -> Fabric:
         """Ready for training in this precision; ``auto`` takes bfloat16 where that is quick."""
+        logging.getLogger("lightning").setLevel(logging.WARNING)  # the run says which precision it takes
         chosen: Any = self._quick_precision() if precision == "auto" else precision
         return Fabric(accelerator=self.accelerator, precision=chosen, **self._processes())
 

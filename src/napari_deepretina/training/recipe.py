@@ -16,7 +16,8 @@ from napari_deepretina.data.augment import Augmentation
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import Sampler, round_of
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import expanded
+from napari_deepretina.files import exists, expanded
+from napari_deepretina.intake import faults, read_text
 from napari_deepretina.model.architecture import Architecture
 
 _SHIPPED = files("napari_deepretina.training") / "recipes"
@@ -181,20 +182,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         With every problem at once: unknown names, impossible values, unreadable file.
     """
     shipped = _SHIPPED / f"{name_or_path}.toml"
-    source = shipped if shipped.is_file() else expanded(name_or_path)
-    try:
-        content = tomllib.loads(source.read_text("utf-8"))
-    except OSError:
+    source = None if shipped.is_file() else expanded(name_or_path)
+    if source is not None and not exists(source):
         raise UserError(
             f"no recipe {name_or_path!r}: give a TOML file or one of {', '.join(shipped_recipes())}"
-        ) from None
+        )
+    text = shipped.read_text("utf-8") if source is None else read_text(source)
+    try:
+        content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"recipe {name_or_path} is not valid TOML: {str(error)[:120]}") from None
     problems = [p for o in overrides if (p := _override(content, o))]
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems += faults(error)
     if problems:
         raise UserError(f"recipe {name_or_path}: " + "; ".join(problems))
     return recipe

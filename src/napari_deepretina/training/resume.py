@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
-from napari_deepretina.model.network import Network, build
+from napari_deepretina.intake import believed
+from napari_deepretina.model.network import Network, build, size_of
 from napari_deepretina.model.weights import WeightsInfo
-from napari_deepretina.training.asked import Asked, read_record
+from napari_deepretina.training.asked import RECORD, Asked, read_record
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.recipe import Recipe, differences, load_recipe, resolved
 
@@ -44,9 +45,11 @@ def recorded_start(folder: Path) -> tuple[Network, WeightsInfo] | None:
     """An unfilled network as the run's, with its description; None where the folder does not tell."""
     try:
         info = WeightsInfo.model_validate(read_record(folder)[1]["info"])
+        size = size_of(info.architecture)
+        believed(size, size, str(folder / RECORD))
+        return build(info.architecture), info
     except (UserError, KeyError, ValidationError):
         return None
-    return build(info.architecture), info
 
 
 def changes_since(folder: Path, recipe: Recipe, asked: Asked, parts: tuple[Dataset, Dataset]) -> list[str]:

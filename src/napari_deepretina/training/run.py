@@ -15,6 +15,7 @@ from napari_deepretina.data.split import Split, random_split, read_split
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, refuse_inputs
 from napari_deepretina.inference.device import resolve_device
+from napari_deepretina.lock import refuse_if_in_use
 from napari_deepretina.model.network import Network
 from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.asked import NOTHING, RECORD, Asked
@@ -22,7 +23,6 @@ from napari_deepretina.training.check import check_data
 from napari_deepretina.training.events import Tell
 from napari_deepretina.training.fit import fit
 from napari_deepretina.training.forecast import forecast
-from napari_deepretina.training.lock import refuse_if_in_use
 from napari_deepretina.training.machine import Machine, in_one_line
 from napari_deepretina.training.recipe import Recipe, load_recipe
 from napari_deepretina.training.resume import changes_since, recorded_start

@@ -14,9 +14,10 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, protected, remove, write_text, written_whole
+from napari_deepretina.lock import is_at_work
 from napari_deepretina.model.runs import LAST, runs_folder
 from napari_deepretina.model.weights import BUNDLED, user_folder
-from napari_deepretina.training.control import PAUSE, PID, STOP, is_at_work
+from napari_deepretina.training.control import PAUSE, PID, STOP
 
 LOG = "log.txt"
 RESERVED = {LAST, "bundled", "random", "coco", "imagenet", "none"}

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from napari_deepretina import __version__
 from napari_deepretina.errors import UserError
+from napari_deepretina.intake import believed, first_fault
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.weights import WeightsInfo, normalisation_of
@@ -36,14 +37,25 @@ def shapes_in(path: Path) -> Shapes:
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
+            refuse_unstored(path, name, item)
             found["/".join(name.split("/")[-2:])] = tuple(item.shape)
 
     try:
         with h5py.File(path, "r") as file:
             file.get("model_weights", file).visititems(visit)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # h5py raises all sorts of types on broken files; the reason is passed on.
+        raise UserError(f"{path} cannot be read as HDF5: {first_fault(error)}") from None
     return found
+
+
+def refuse_unstored(path: Path, name: str, item: Any) -> None:
+    """UserError for a data set that lies in another file, or that declares more than the file holds of it."""
+    if item.external or item.is_virtual:
+        raise UserError(f"{path}: {name} lies in another file, which is not opened")
+    believed(item.size * max(4, item.dtype.itemsize), item.id.get_storage_size(), f"{path}: {name}")
 
 
 def classes_in(path: Path) -> int | None:

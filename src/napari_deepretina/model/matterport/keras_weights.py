@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import nn
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
-from napari_deepretina.model.matterport.keras_shapes import HEADS, architecture_of, described
+from napari_deepretina.intake import first_fault
+from napari_deepretina.model.matterport.keras_shapes import HEADS, architecture_of, described, refuse_unstored
 from napari_deepretina.model.matterport.network import MatterportRCNN
 from napari_deepretina.model.weights import WeightsInfo
 
@@ -132,6 +134,7 @@ def read_keras(path: Path) -> Weights:
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             key = "/".join(name.split("/")[-2:])
+            refuse_unstored(path, name, item)
             if item.dtype.kind != "f":
                 raise UserError(f"{path}: {name} holds {item.dtype}, numbers were expected")
             found[key] = np.asarray(item[()], np.float32)
@@ -142,8 +145,11 @@ def read_keras(path: Path) -> Weights:
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
             group.visititems(visit)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # h5py raises all sorts of types on broken files; the reason is passed on.
+        raise UserError(f"{path} cannot be read as HDF5: {first_fault(error)}") from None
     if not found:
         raise UserError(f"{path} holds no weights")
     return found
@@ -169,7 +175,8 @@ def export_keras(network: nn.Module, path: Path) -> None:
         for suffix, parameter in _names(module).items():
             value = getattr(module, parameter).detach().cpu().float()
             group[f"{layer}/{suffix}:0"] = _from_torch(value, module, suffix)
-    with written_whole(path) as part, h5py.File(part, "w") as file:
+    content = io.BytesIO()  # HDF5 crashes the interpreter where the disk is full
+    with h5py.File(content, "w") as file:
         file.attrs["layer_names"] = np.array([n.encode() for n in groups])
         file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("tensorflow"), np.bytes_("2.1.6")
         for layer, weights in groups.items():
@@ -177,6 +184,8 @@ def export_keras(network: nn.Module, path: Path) -> None:
             group.attrs["weight_names"] = np.array([n.encode() for n in weights])
             for name, value in weights.items():
                 group.create_dataset(name, data=value)
+    with written_whole(path) as part:
+        part.write_bytes(content.getbuffer())
 
 
 def _names(module: nn.Module) -> dict[str, str]:
