@@ -205,14 +205,13 @@ def weights():
 
 @functools.cache
 def headers():
+    from napari_deepretina.model.rescoring import Rescoring
     from napari_deepretina.model.weights import WeightsInfo
 
-    told = WeightsInfo(
-        name="tiny",
-        architecture=tiny(),
-        score={"dsb_score": 0.5},
-        postprocess={"score": 0.4, "min_area": 5.0},
-    )
+    five = (0.1, 0.2, 0.3, 0.4, 0.5)
+    rescoring = Rescoring(mean=five, spread=five, hidden=((*five, 0.0),) * 2, output=(1.0, 1.0, 0.0))
+    advice = {"score": 0.4, "min_area": 5.0}
+    told = WeightsInfo(name="tiny", architecture=tiny(), postprocess=advice, rescoring=rescoring)
     return [told.model_dump(mode="json")]
 
 
@@ -443,7 +442,10 @@ def read_weights(path):
     from napari_deepretina.inference.settings import make_settings
     from napari_deepretina.model.weights import load_model
 
-    make_settings().postprocessing(load_model(path).info)
+    info = load_model(path).info
+    make_settings().postprocessing(info)
+    if info.rescoring:
+        info.rescoring.scores(np.ones((4, 5), np.float32))
 
 
 def read_header(path):

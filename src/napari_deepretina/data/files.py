@@ -286,6 +286,18 @@ def decode_labels(content: bytes, name: str) -> NDArray[Any]:
     return decode_image(content, name)
 
 
+def encode_tiff(image: NDArray[Any], **options: Any) -> memoryview:
+    """A TIFF file as bytes, with tifffile's options.
+
+    Written straight to a disk that fills up, numpy leaves out the end of an image without a word.
+    """
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, image, **options)
+    return buffer.getbuffer()
+
+
 def read_image(path: str | Path) -> NDArray[Any]:
     """Decode an image file on disk; see `decode_image`."""
     path = Path(path)

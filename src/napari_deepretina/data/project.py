@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from napari_deepretina.data.files import encode_tiff
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import moved, remove, write_text, written_whole
@@ -78,8 +79,6 @@ class Project:
         UserError
             If image and labels do not fit, there is nothing to learn from, or the disk refuses.
         """
-        import tifffile
-
         if only is not None:
             window = _window(only, margin)
             image, labels = image[window], labels[window]
@@ -97,7 +96,7 @@ class Project:
         fresh = replace if replace and same_frame else self._unused(name, known)
         for kind, array in (("images", sample.image), ("labels", sample.labels)):
             with written_whole(self.folder / kind / f"{fresh}.tif") as part:
-                tifffile.imwrite(part, array, photometric="rgb" if array.ndim == 3 else "minisblack")
+                part.write_bytes(encode_tiff(array, photometric="rgb" if array.ndim == 3 else "minisblack"))
         rest = {k: v for k, v in known.items() if k != replace}
         write_text(self.folder / MANIFEST, json.dumps({"samples": {**rest, fresh: told}}, indent=2))
         if replace and fresh != replace:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_deepretina.data.files import encode_tiff
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.ours import MARK
 from napari_deepretina.files import written_whole
@@ -56,7 +57,7 @@ def write_labels(
             return
         labels = labels.to_labels()
     with written_whole(path) as part:
-        tifffile.imwrite(part, fitting_int32(labels)[0], compression="zlib", **told)
+        part.write_bytes(encode_tiff(fitting_int32(labels)[0], compression="zlib", **told))
 
 
 def _bands(instances: Instances) -> Iterator[tuple[int, LabelImage]]:
@@ -115,10 +116,8 @@ def write_image(image: NDArray[Any], path: Path, *, result: bool = False) -> Non
     With `result`, a PNG names us as its maker, so that no later run takes it for an image to look at.
     """
     if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
         with written_whole(path) as part:
-            tifffile.imwrite(part, image, photometric="rgb" if image.ndim == 3 else "minisblack")
+            part.write_bytes(encode_tiff(image, photometric="rgb" if image.ndim == 3 else "minisblack"))
         return
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo

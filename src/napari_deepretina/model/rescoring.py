@@ -7,12 +7,14 @@ part-based models*, section 7), here by one small hidden layer over five figures
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.architecture import Limits
@@ -122,6 +124,18 @@ class Rescoring(BaseModel):
     """H rows of a weight for each input and a bias, before tanh."""
     output: tuple[float, ...]
     """H weights and a bias, before the logistic function."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        inputs = len(self.mean)
+        rows = {len(row) for row in self.hidden}
+        if len(self.spread) != inputs or rows != {inputs + 1} or len(self.output) != len(self.hidden) + 1:
+            raise ValueError("its figures differ in number")
+        if not all(map(math.isfinite, chain(self.mean, self.spread, *self.hidden, self.output))):
+            raise ValueError("its figures are infinite or not a number")
+        if min(self.spread) <= 0:
+            raise ValueError("a standard deviation in it is not above zero")
+        return self
 
     def scores(self, evidence: NDArray[np.float32], fellows: Fellows | None = None) -> NDArray[np.float32]:
         """(N,) probability that a detection is a nucleus and overlaps it by half.

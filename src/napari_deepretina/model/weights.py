@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded, user_data_folder, written_whole
+from napari_deepretina.intake import first_fault, parse_json
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.rescoring import Rescoring
 from napari_deepretina.model.runs import LAST, find_run, weights_in
+from napari_deepretina.postprocess.settings import PostprocessSettings
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,16 @@ class WeightsInfo(BaseModel):
     """Settings of post-processing that suit these weights."""
     rescoring: Rescoring | None = None
     """How the network's scores are seen in the light of the other detections; None leaves them."""
+
+    @field_validator("postprocess")
+    @classmethod
+    def _possible(cls, advice: dict[str, float]) -> dict[str, float]:
+        known = {k: v for k, v in advice.items() if k in PostprocessSettings.model_fields}
+        try:
+            PostprocessSettings.model_validate(known)
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        return advice
 
 
 @dataclass(frozen=True)
@@ -264,19 +275,17 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
                 raise UserError(
                     f"{path} was not written by napari-deepretina: its header does not describe a network"
                 )
-            info = WeightsInfo.model_validate(json.loads(header))
+            info = WeightsInfo.model_validate(parse_json(header))
             names = file.keys() if tensors else ()
             values = {k: file.get_tensor(k) for k in names}
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its header"
         raise UserError(
-            f"{path} describes a network that this version does not know: {where}: {first['msg']}"
+            f"{path} describes a network that this version does not know: {first_fault(error)}"
         ) from None
     except UserError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} has a header that is no JSON: {str(error)[:120]}") from None
     return values, info

@@ -56,7 +56,8 @@ class Machine:
 
     def fabric(self, precision: str) -> Fabric:
         """Ready for training in this precision; ``auto`` takes bfloat16 where that is quick."""
-        logging.getLogger("lightning").setLevel(logging.WARNING)  # the run says which precision it takes
+        for name in ("lightning.fabric", "lightning.pytorch"):  # the run itself says which precision it takes
+            logging.getLogger(name).setLevel(logging.WARNING)
         chosen: Any = self._quick_precision() if precision == "auto" else precision
         return Fabric(accelerator=self.accelerator, precision=chosen, **self._processes())
 
