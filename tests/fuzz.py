@@ -670,12 +670,12 @@ WATCHED = False
 """Whether the process may be ended where not even a signal gets through: what hangs is told then."""
 
 
-class TooLongError(Exception):
+class TooLong(BaseException):
     """Reading took too much time."""
 
 
 def _late(*_):
-    raise TooLongError(f"more than {SECONDS} s")
+    raise TooLong(f"more than {SECONDS} s")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import refuse_inputs, remove, write_text
+from napari_deepretina.files import refuse_inputs, remove, sweep_parts, write_text
 
 LOCK, OWNER = ".lock", ".owner"
 """Names of the files. The system frees the lock when its owner ends, however it ends; the other names it."""
@@ -60,6 +60,7 @@ def sole_use(folder: Path, of: Path | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
+        sweep_parts(folder)
         write_text(folder / OWNER, own_process())
     except Timeout:
         raise _taken(folder, named) from None

@@ -187,6 +187,7 @@ def decode_image(content: bytes, name: str) -> NDArray[Any]:
             import tifffile
 
             with tifffile.TiffFile(io.BytesIO(content)) as file:
+                refuse_loops(file)
                 if not file.series:
                     raise ValueError("it holds no pages")
                 believed(file.series[0].nbytes, len(content), "it")
@@ -246,6 +247,29 @@ def as_grey_or_rgb(picture: Any) -> NDArray[Any]:
     if picture.mode in ("LA", "La"):
         return np.asarray(picture.convert("L"))
     return np.asarray(picture)
+
+
+def refuse_loops(file: Any) -> None:
+    """ValueError if the pages of an open TIFF file lead in a circle, or over each other: none would end.
+
+    tifffile follows them for as long as they go.
+    """
+    handle, form = file.filehandle, file.tiff
+    handle.seek(8 if form.version == 43 else 4)
+    (place,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
+    total = 0
+    while 0 < place < handle.size:
+        handle.seek(place)
+        found = handle.read(form.tagnosize)
+        count = struct.unpack(form.tagnoformat, found)[0] if len(found) == form.tagnosize else 0
+        total += form.tagnosize + count * form.tagsize + form.offsetsize
+        if total > handle.size:
+            raise ValueError("its pages lead in a circle or lie over each other")
+        handle.seek(place + form.tagnosize + count * form.tagsize)
+        following = handle.read(form.offsetsize)
+        if len(following) < form.offsetsize:
+            return  # tifffile takes what is there
+        (place,) = struct.unpack(form.offsetformat, following)
 
 
 def needs_pillow(file: Any) -> str | None:

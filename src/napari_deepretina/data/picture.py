@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from napari_deepretina.data.channel_names import of_ome
 from napari_deepretina.data.channels import MOST_CHANNELS
-from napari_deepretina.data.files import MICROSCOPE_SUFFIXES, decode_image, needs_pillow, pillow_pages
+from napari_deepretina.data.files import (
+    MICROSCOPE_SUFFIXES,
+    decode_image,
+    needs_pillow,
+    pillow_pages,
+    refuse_loops,
+)
 from napari_deepretina.data.microscopes import open_microscope_file
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import believed, read_bytes, refuse_special
@@ -227,6 +233,7 @@ def _tiff(source: Path | io.BytesIO, name: str, wanted: Wanted) -> Picture:
 
     try:
         with tifffile.TiffFile(source) as file:
+            refuse_loops(file)
             if not file.series or not file.series[0].size:
                 raise ValueError("it holds no pages")
             if wanted.series >= len(file.series):

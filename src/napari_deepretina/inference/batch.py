@@ -23,7 +23,12 @@ from napari_deepretina.inference.engine import Engine, cluster, threads
 from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record, key_of, reviewed
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.results import RUN, Places, outcome_of, write_joint, write_one
-from napari_deepretina.inference.segment import Segmentation, segment_steps, select_channel
+from napari_deepretina.inference.segment import (
+    Segmentation,
+    empty_segmentation,
+    segment_steps,
+    select_channel,
+)
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.sources import Source
 from napari_deepretina.inference.stacks import StackSegmentation, segment_stack_steps, whole_images
@@ -108,7 +113,10 @@ def segment_files(
         order = {s.name: k for k, s in enumerate(sources)}
         records = sorted(result.done.values(), key=lambda r: order[r.name])
         result.written += write_joint(records, places, model.info.architecture.classes)
-        _write_run(places, settings, run.last, records, {**(asked or {}), "skipped": result.skipped})
+        told = run.last.provenance() if run.last else _earlier(places.out / RUN)
+        if not told:  # a crash came between the last image and that file
+            told = empty_segmentation((64, 64), model, settings).provenance()
+        _write_run(places, settings, told, records, {**(asked or {}), "skipped": result.skipped})
         remove(places.hidden / "tiles")
     return result
 
@@ -291,21 +299,21 @@ def _still_there(records: dict[str, Record], sources: Sequence[Source], places: 
 def _write_run(
     places: Places,
     settings: SegmentSettings,
-    last: Done | None,
+    told: dict[str, Any],
     records: Sequence[Record],
     more: dict[str, Any],
 ) -> None:
-    """Versions, weights, settings, device, what was asked for, and what came of each image."""
-    path = places.out / RUN
-    run = last.provenance() if last else _earlier(path)
-    for single in ("seconds", "scale", "stack"):
-        run.pop(single, None)
-    images = {r.name: r.told for r in records}
-    run |= {"settings": settings.model_dump(mode="json") | run.get("settings", {}), **more, "images": images}
-    if last:
-        asked = settings.model_dump(mode="json")
-        run["settings"] |= {k: asked[k] for k in ("device", "channel", "regions")}
-    write_text(path, json.dumps(run, indent=2))
+    """Versions, weights, settings, device, what was asked for, and what came of each image.
+
+    Parameters
+    ----------
+    told : what one of the images says of how it was made.
+    """
+    run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
+    asked = settings.model_dump(mode="json")
+    of_one = {k: v for k, v in run["settings"].items() if k not in ("device", "channel", "regions")}
+    run |= {"settings": asked | of_one, **more, "images": {r.name: r.told for r in records}}
+    write_text(places.out / RUN, json.dumps(run, indent=2))
 
 
 def _earlier(path: Path) -> dict[str, Any]:
