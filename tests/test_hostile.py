@@ -206,3 +206,162 @@ def test_names_cannot_move_the_cursor(tmp_path, tiny_weights, capsys):
     assert printable("µ×\x00\n") == "µ×\\x00\n"
     assert one_line("a\nb" + "c" * 900).startswith("a bccc")
     assert len(one_line("c" * 900)) == 600
+
+
+# ---- sizes and places that files declare ----
+
+
+def small_zarr(path, shape, chunks):
+    """An OME-Zarr of which no chunk is stored."""
+    import zarr
+
+    axes = [{"name": a} for a in "zyx"[-len(shape) :]]
+    told = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    group = zarr.open_group(str(path), mode="w", zarr_format=3, attributes={"ome": told})
+    group.create_array("0", shape=shape, chunks=chunks, dtype=np.uint8)
+    return path
+
+
+ZARRS = {
+    "a billion planes": ((10**9, 64, 64), (1, 64, 64), "declares 1,000,000,000 parts"),
+    "a billion planes in one part": ((10**9, 8, 8), (10**9, 8, 8), "1,000,000,000 planes"),
+    "a plane of a billion squared": ((10**9, 10**9), (10**8, 10**8), "is not believed"),
+}
+
+
+@pytest.mark.parametrize("kind", ZARRS)
+def test_a_zarr_that_declares_too_much(kind, tmp_path, tiny_weights, refused):
+    shape, chunks, told = ZARRS[kind]
+    path = small_zarr(tmp_path / "x.zarr", shape, chunks)
+    assert told in refused("segment", path, "--out", tmp_path / "o", "--weights", tiny_weights, "--quiet")
+
+
+def test_a_zarr_of_single_pixels_is_read(tmp_path, tiny_weights):
+    path = small_zarr(tmp_path / "x.zarr", (40, 48), (1, 1))
+    words = ["segment", str(path), "--out", str(tmp_path / "o"), "--weights", str(tiny_weights), "--quiet"]
+    assert main(words) == 0
+    assert tifffile.imread(tmp_path / "o" / "x.tif").shape == (40, 48)
+
+
+def test_a_zarr_whose_image_lies_elsewhere(tmp_path, tiny_weights, refused):
+    small_zarr(tmp_path / "other.zarr", (40, 48), (40, 48))
+    path = small_zarr(tmp_path / "x.zarr", (40, 48), (40, 48))
+    told = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(told.replace('"path": "0"', '"path": "../other.zarr/0"'))
+    told = refused("segment", path, "--out", tmp_path / "o", "--weights", tiny_weights, "--quiet")
+    assert "lies outside" in told
+
+
+def hdf5(path, kind):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        group = file.create_group("conv1")
+        if kind == "unallocated":
+            group.create_dataset("kernel:0", (10**6, 10**6), "f4")
+        elif kind == "fill value":
+            group.create_dataset("kernel:0", (10**6, 10**6), "f4", chunks=(8, 8), fillvalue=1.0)
+        elif kind == "another file":
+            group.create_dataset("kernel:0", (4, 4), "f4", external=[("/etc/hostname", 0, 64)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((4, 4), "f4")
+            layout[:] = h5py.VirtualSource("other.h5", "x", (4, 4))
+            group.create_virtual_dataset("kernel:0", layout)
+        else:
+            file["conv1/kernel:0"] = h5py.ExternalLink("other.h5", "x") if kind == "link" else b"text"
+    return path
+
+
+@pytest.mark.parametrize("kind", ["unallocated", "fill value", "another file", "virtual", "link", "text"])
+def test_hdf5_that_lies(kind, tmp_path, refused):
+    told = refused("weights", "info", hdf5(tmp_path / "x.h5", kind))
+    if kind in ("unallocated", "fill value"):
+        assert "declares 4e+03 GB, and holds far less" in told
+    if kind in ("another file", "virtual"):
+        assert "lies in another file" in told
+    refused("weights", "import", tmp_path / "x.h5", tmp_path / "y.safetensors")
+
+
+SHAPES = {
+    "corners far away": ({}, {"segmentation": [[1e8, 1e8, -1e8, 1e8, 3, 3]]}, "far outside any image"),
+    "corners at the end of numbers": ({}, {"segmentation": [[1e308, 1, 2, 1e308, 3, 3]]}, "far outside"),
+    "a category beyond 32 bits": ({}, {"category_id": 2**31}, "no possible number"),
+    "an image outside": ({"file_name": "../../secret.tif"}, {}, "lies outside"),
+    "an image at an absolute place": ({"file_name": "/etc/passwd.tif"}, {}, "lies outside"),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_coco_that_reaches_too_far(kind, tmp_path, tiny_weights, refused):
+    image, annotation, told = SHAPES[kind]
+    path = tmp_path / "set" / "x.json"
+    path.parent.mkdir()
+    path.write_text(coco(image, annotation))
+    tifffile.imwrite(path.parent / "ok.tif", np.zeros((64, 64), np.uint8))
+    tifffile.imwrite(tmp_path.parent / "secret.tif", np.zeros((64, 64), np.uint8))
+    words = ["train", "fine-tune", "--data", path, "--weights", tiny_weights, "--device", "cpu"]
+    assert told in refused(*words, "--out", tmp_path / "r", "--set", "stages.steps=1", "--set", "workers=0")
+
+
+def test_a_hundred_thousand_categories(tmp_path, refused):
+    path = tmp_path / "x.json"
+    path.write_text(coco(categories=[{"id": k, "name": f"c{k}"} for k in range(1, 100_001)]))
+    assert "100000 categories" in refused("evaluate", "--truth", path, "--pred", path)
+
+
+def test_pixels_far_apart_in_a_large_image(tmp_path, refused):
+    """Few rows, whose boxes together would hold 10¹² pixels."""
+    path, side = tmp_path / "x.csv", 40_000
+    rows = "".join(f"a,{k} 1 {side * side - k} 1,{side},{side}\n" for k in range(1, 1000))
+    path.write_text("ImageId,EncodedPixels,Height,Width\n" + rows)
+    assert "far-apart pixels" in refused("evaluate", "--truth", path, "--pred", path)
+
+
+def test_a_large_image_in_a_small_file(tmp_path, tiny_weights, refused, monkeypatch):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((9000, 9000), np.uint8)).save(tmp_path / "x.png")
+    monkeypatch.setattr("napari_deepretina.intake.left", lambda: 50_000_000)
+    monkeypatch.setattr("napari_deepretina.intake.SMALL", 1_000_000)
+    told = refused("segment", tmp_path / "x.png", "--out", tmp_path / "o", "--weights", tiny_weights)
+    assert "0.081 GB of memory, and 0.05 GB are free" in told
+
+
+def test_tiff_pages_in_a_circle(tmp_path, tiny_weights, refused):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack("<I", content[4:8])
+    (count,) = struct.unpack("<H", content[first : first + 2])
+    content[first + 2 + 12 * count : first + 6 + 12 * count] = struct.pack("<I", first)
+    path.write_bytes(content)
+    assert "in a circle" in refused("segment", path, "--out", tmp_path / "o", "--weights", tiny_weights)
+
+
+def test_metadata_that_lie_are_left_out(tmp_path):
+    from napari_deepretina.data.picture import read_picture
+
+    image = np.zeros((64, 64), np.uint8)
+    for value in ("nan", "-1", "inf", "0", "1e999", "words"):
+        tifffile.imwrite(tmp_path / "x.ome.tif", image, metadata={"axes": "YX", "PhysicalSizeX": "123456789"})
+        content = (tmp_path / "x.ome.tif").read_bytes()
+        (tmp_path / "x.ome.tif").write_bytes(content.replace(b"123456789", value.ljust(9).encode()))
+        assert read_picture(tmp_path / "x.ome.tif").pixel_size is None
+    tifffile.imwrite(tmp_path / "y.ome.tif", image, ome=True)
+    content = (tmp_path / "y.ome.tif").read_bytes()
+    (tmp_path / "y.ome.tif").write_bytes(content.replace(b"</OME>", b"</EMO>"))
+    assert read_picture(tmp_path / "y.ome.tif").height_width == (64, 64)
+
+
+def test_weights_that_hold_no_numbers(tmp_path, tiny_weights, tiny_architecture, refused):
+    from safetensors.torch import load_file, save_file
+
+    from napari_deepretina.model.weights import read_info
+
+    tifffile.imwrite(tmp_path / "ok.tif", np.zeros((64, 64), np.uint8))
+    header = {"napari-deepretina": read_info(tiny_weights).model_dump_json()}
+    for value, told in ((float("nan"), "infinite or not a number"), (0.0, "all zero")):
+        state = {k: v * 0 + value if v.is_floating_point() else v for k, v in load_file(tiny_weights).items()}
+        save_file(state, tmp_path / "x.safetensors", metadata=header)
+        words = ["segment", tmp_path / "ok.tif", "--out", tmp_path / "o", "--weights"]
+        assert told in refused(*words, tmp_path / "x.safetensors")

@@ -26,6 +26,8 @@ MOST_PIXELS = 2_000_000_000
 """Of an image or a mask that a file declares; DEEPRETINA_MOST_PIXELS in the environment says otherwise."""
 MOST_DECOMPRESSED = 20_000
 """Times that an image or an array may be larger than the file that holds it."""
+SMALL = 100_000_000
+"""Bytes for which there is always room: to ask the system takes longer than to read so much."""
 _LONGEST = 120
 
 
@@ -160,7 +162,7 @@ def believed(size: int, held: int, what: str, *, whole: bool = True) -> None:
     """
     if size > max(held, 1000) * MOST_DECOMPRESSED:
         raise UserError(f"{what} declares {size / 1e9:.3g} GB, and holds far less")
-    if whole and size > 1e8 and size > left():  # asking the system takes longer than reading something small
+    if whole and size > SMALL and size > left():
         raise UserError(f"{what} needs {size / 1e9:.3g} GB of memory, and {left() / 1e9:.3g} GB are free")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -96,8 +97,12 @@ def _find(json_path: Path, name: str) -> Path:
     folders = [json_path.parent / b for b in _BESIDE] + [json_path.with_suffix("")]
     part = json_path.stem.removeprefix("instances_")  # COCO's own layout
     folders += [json_path.parent.parent / p for p in (part, re.sub("minival|valminusminival", "val", part))]
+    home = json_path.absolute().parent.parent
     for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
+        found = Path(os.path.normpath((folder / name).absolute()))  # links to where images are kept may leave
+        if not found.is_relative_to(home):
+            raise UserError(f"{json_path} names the image {name!r}, which lies outside {home}")
+        if found.is_file():
+            return found
     looked = ", ".join(str(f) for f in folders)
     raise UserError(f"{json_path} names the image {name!r}, which is in none of {looked}")

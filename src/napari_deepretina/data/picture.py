@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ UNSURE = 5
 """An axis of at most so many positions, which a file does not name, may hold channels as well as planes."""
 LAZY_BYTES = 256_000_000
 """TIFF files on disk that decode to more are read part by part."""
+MOST_PLANES, MOST_PIXELS_OF_A_PLANE = 10_000_000, 10**12
+"""Of a picture that is read part by part; the largest slides have 10¹¹ pixels."""
 _CHANNELS, _UNKNOWN = "CS", "QI"
 
 
@@ -89,6 +92,9 @@ class Picture:
             raise UserError(
                 f"axes {self.axes!r} do not fit an image of shape {shape}: give each a letter, e.g. ZYX"
             )
+        planes, pixels = math.prod(self.extent), math.prod(self.height_width)
+        if planes > MOST_PLANES or pixels > MOST_PIXELS_OF_A_PLANE:
+            raise UserError(f"it declares {planes:,} planes of {pixels:,} pixels: that is not believed")
 
     @property
     def plane_axes(self) -> tuple[int, ...]:
@@ -317,7 +323,7 @@ def _has_alpha(page: Any, axes: str, shape: Sequence[int]) -> bool:
 def pixel_size_of(file: Any) -> tuple[float, float] | None:
     """Height and width of a pixel in µm, as OME, ImageJ or the resolution of a TIFF file tells them."""
     try:
-        if file.is_ome and (told := _ome_pixel_size(file.ome_metadata)):
+        if file.is_ome and (told := possible_size(_ome_pixel_size(file.ome_metadata))):
             return told
         page = file.pages.first
         (x, x_unit), (y, y_unit) = page.tags["XResolution"].value, page.tags["YResolution"].value
@@ -326,15 +332,23 @@ def pixel_size_of(file: Any) -> tuple[float, float] | None:
         else:  # dots an inch are what programs write that know no size
             unit = {3: "cm"}.get(int(getattr(page.resolutionunit, "value", page.resolutionunit)), "")
         size = MICROMETRES[unit] * y_unit / y, MICROMETRES[unit] * x_unit / x
-        return size if max(size) < LARGEST_PIXEL else None
-    except (KeyError, AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return possible_size(size) if max(size) < LARGEST_PIXEL else None
+    except (KeyError, AttributeError, TypeError, ValueError, ArithmeticError):
         return None
+
+
+def possible_size(size: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Height and width of a pixel as metadata tell them, if they are numbers above zero."""
+    return size if size and all(math.isfinite(s) and s > 0 for s in size) else None
 
 
 def _ome_pixel_size(text: str | None) -> tuple[float, float] | None:
     from xml.etree import ElementTree
 
-    root = ElementTree.fromstring(text or "<none/>")
+    try:
+        root = ElementTree.fromstring(text or "<none/>")
+    except ElementTree.ParseError:  # what the image shows does not depend on it
+        return None
     for element in root.iter():
         if element.tag.endswith("}Pixels"):
             sides = []

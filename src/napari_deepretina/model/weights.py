@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,9 +196,11 @@ def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = 
         return _load_keras(path, torch.device(device))
     tensors, info = _open(path, tensors=True)
     _fits(path, tensors, info)
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    _hold_numbers(path, tensors)
     network = build(info.architecture)
     try:
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
@@ -220,6 +223,15 @@ def _fits(path: Path, tensors: Mapping[str, torch.Tensor], info: WeightsInfo) ->
                 f"{path} does not fit the network that it describes: {name} {there}, {tuple(shape)} was "
                 "expected"
             )
+
+
+def _hold_numbers(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """UserError for weights that are not a number, or all zero: a network of such finds nothing, silently."""
+    sizes = [float(v.abs().sum()) for v in tensors.values() if v.is_floating_point()]
+    if not all(map(math.isfinite, sizes)):
+        raise UserError(f"{path} is damaged: some weights are infinite or not a number")
+    if not any(sizes):
+        raise UserError(f"{path} is damaged: its weights are all zero")
 
 
 def _load_keras(path: Path, device: torch.device) -> LoadedModel:
