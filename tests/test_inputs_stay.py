@@ -100,6 +100,56 @@ def test_the_search_for_other_doors_finds_them():
     assert len(list(writes_of(ast.parse(code)))) == 5
 
 
+# ---- and one for what is read ----
+
+READING = {
+    "intake.py": "the door",
+    "data/files.py": "archives, and images that are decoded at once",
+    "data/picture.py": "TIFF files, read part by part",
+    "data/ome_zarr.py": "Zarr, read part by part",
+    "data/ours.py": "asks only whether a file is one of ours; any fault is a no",
+    "model/weights.py": "safetensors",
+    "model/matterport/keras_shapes.py": "HDF5",
+    "model/matterport/keras_weights.py": "HDF5",
+    "model/published.py": "joins what was downloaded",
+    "training/checkpoint.py": "checkpoints",
+    "training/recipe.py": "recipes of the package; a person's come through the door",
+    "training/watch.py": "events of a run that grow while they are read",
+    "heap.py": "limits of a container",
+    "_widgets/dock.py": "pages of the package",
+    "_widgets/safe_import.py": "what is loaded into this process",
+}
+"""Modules that read for themselves, and what: each of them makes a UserError of every fault."""
+READS = {"read_text", "read_bytes", "loads", "load", "ZipFile", "TiffFile", "safe_open", "open_array", "File"}
+OWN = {"files", "store", "presets", "tomllib", "part"}
+
+
+def reads_of(tree):
+    """Calls in a module that read files, or make values of what they hold, without going through the door."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, owner = node.func.attr, ast.unparse(node.func.value)
+            words = [ast.unparse(a) for a in node.args]
+            reading = name == "open" and words and words[0][:2] in ("'r", '"r')
+            writing = words[1:2] in (["'w'"], ['"w"'])
+            if (reading or (name in READS and not writing)) and owner not in OWN:
+                yield ast.unparse(node)
+
+
+def test_nothing_is_read_but_through_the_door():
+    package = Path(napari_deepretina.__file__).parent
+    behind = {}
+    for module in package.rglob("*.py"):
+        if found := list(reads_of(ast.parse(module.read_text("utf-8")))):
+            behind[module.relative_to(package).as_posix()] = found
+    assert set(behind) == set(READING), {k: v for k, v in behind.items() if k not in READING}
+
+
+def test_the_search_for_readers_finds_them():
+    code = "p.read_text()\njson.loads(x)\nnp.load(f)\nh5py.File(p, 'r')\nq.open('rb')\nh5py.File(p, 'w')"
+    assert len(list(reads_of(ast.parse(code)))) == 5
+
+
 # ---- spellings ----
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import refuse_inputs, remove, sweep_parts, write_text
+from napari_deepretina.intake import parse_json, read_json, read_text
 
 LOCK, OWNER = ".lock", ".owner"
 """Names of the files. The system frees the lock when its owner ends, however it ends; the other names it."""
@@ -32,10 +33,10 @@ def is_at_work(told: str) -> bool:
     Asking it sends it nothing. A file of an earlier version, with a number alone, proves nothing.
     """
     try:
-        content = json.loads(told)
+        content = parse_json(told)
         pid, started, host = content["pid"], float(content["started"]), content["host"]
         return bool(host == platform.node() and abs(psutil.Process(pid).create_time() - started) < 1)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, psutil.Error):
+    except (ValueError, KeyError, TypeError, OverflowError, psutil.Error):
         return False
 
 
@@ -83,18 +84,19 @@ def refuse_if_in_use(folder: Path) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":  # a helper of the process that asks in its own name
         return
     try:
-        if is_at_work((folder / OWNER).read_text("utf-8")):
-            raise _taken(folder, folder)
-    except (OSError, UnicodeDecodeError):
+        told = read_text(folder / OWNER)
+    except UserError:
         return
+    if is_at_work(told):
+        raise _taken(folder, folder)
 
 
 def _taken(folder: Path, named: Path) -> UserError:
     try:
-        told = json.loads((folder / OWNER).read_text("utf-8"))
+        told = read_json(folder / OWNER)
         pid, host = int(told["pid"]), str(told["host"])
         own = (pid, host) == (os.getpid(), platform.node())
         who = "another job of this program" if own else f"process {pid} on {host}"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         who = "another process"
     return UserError(f"{who} works in {named}: wait for it, stop it, or choose another folder (--out)")

@@ -10,7 +10,7 @@ from typing import Any
 from napari_deepretina.data.channel_names import of_omero
 from napari_deepretina.data.picture import MICROMETRES, Guarded, Picture, possible_size
 from napari_deepretina.errors import UserError
-from napari_deepretina.intake import first_fault, parse_json
+from napari_deepretina.intake import first_fault, read_json
 
 
 def is_ome_zarr(path: Path) -> bool:
@@ -91,8 +91,8 @@ def _attributes(path: Path) -> dict[str, Any]:
     """What the folder's metadata say of its image, in either version of the format; {} if it holds none."""
     for name in ("zarr.json", ".zattrs"):
         try:
-            content = parse_json((path / name).read_bytes())
-        except (OSError, ValueError):
+            content = read_json(path / name)
+        except UserError:
             continue
         attributes: Any = content.get("attributes", content) if isinstance(content, dict) else {}
         found = attributes.get("ome") or attributes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists
+from napari_deepretina.intake import read_json
 
 MARK = "napari-deepretina"
 """Software that a TIFF or PNG file names as its maker."""
@@ -48,9 +49,7 @@ def refuse_others(target: Path) -> None:
 
 
 def _json(path: Path) -> bool:
-    import json
-
-    return bool(json.loads(path.read_text("utf-8"))[PROGRAM] == MARK)
+    return bool(read_json(path)[PROGRAM] == MARK)
 
 
 def _tiff(path: Path) -> bool:
@@ -69,9 +68,7 @@ def _png(path: Path) -> bool:
 
 
 def _zarr(path: Path) -> bool:
-    import json
-
-    told = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["ome"]
+    told = read_json(path / "zarr.json")["attributes"]["ome"]
     return "image-label" in told
 
 

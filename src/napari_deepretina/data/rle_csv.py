@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances, rle
-from napari_deepretina.intake import checked_size
+from napari_deepretina.intake import checked_size, read_text
 
 COLUMNS = ("ImageId", "EncodedPixels")
 SHAPE_COLUMNS = ("Height", "Width")
@@ -54,14 +55,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     csv.field_size_limit(2**31 - 1)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not set(COLUMNS) <= set(rows.fieldnames or ()):
-                raise UserError(
-                    f"{path} is not an RLE CSV: its first line must name ImageId and EncodedPixels"
-                )
-            yield from rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if not set(COLUMNS) <= set(rows.fieldnames or ()):
+            raise UserError(f"{path} is not an RLE CSV: its first line must name ImageId and EncodedPixels")
+        yield from rows
+    except csv.Error as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from None
 
 

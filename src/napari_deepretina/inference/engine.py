@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
+from napari_deepretina.intake import read_bytes
 from napari_deepretina.model.weights import LoadedModel, load_model
 
 Key = TypeVar("Key")
@@ -139,7 +140,7 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
             raise UserError(
                 f"the scheduler at {address} has no workers; start some with 'dask worker {address}'"
             )
-        packed = _Packed(model.path.read_bytes(), model.path.name, model.sha256, device)
+        packed = _Packed(read_bytes(model.path), model.path.name, model.sha256, device)
         sent = client.scatter(packed, broadcast=True, hash=False)
         slots = sum(w["nthreads"] for w in workers.values())
         yield Engine(client.get_executor(pure=False), sent, 2 * slots + 2, _call=_on_a_worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from napari_deepretina.files import remove, written_whole
 from napari_deepretina.instances import RawInstances
-from napari_deepretina.intake import read_arrays
+from napari_deepretina.intake import read_arrays, read_bytes
 
 _ARRAYS = ("boxes", "scores", "masks", "classes", "views", "tiles")
 FORGOTTEN_DAYS = 14
@@ -40,8 +41,8 @@ class TileStore:
         found = {}
         for path in sorted(self.folder.glob("*.npz")):
             try:
-                with path.open("rb") as file:
-                    content = read_arrays(file, path.stat().st_size, path.name)
+                packed = read_bytes(path)
+                content = read_arrays(io.BytesIO(packed), len(packed), path.name)
                 arrays: dict[str, Any] = {name: content[name] for name in _ARRAYS}
                 height, width, views, fading = content["about"].tolist()
                 thinned = float(content["thinned"])
@@ -50,7 +51,7 @@ class TileStore:
                 )
                 if raw.is_sound:
                     found[int(path.stem)] = raw
-            except (OSError, ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 continue  # such a tile is looked at again
         return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import user_data_folder, write_text
+from napari_deepretina.intake import read_text
 
 BEST, LATEST = "weights.safetensors", "last.safetensors"
 """Files of a run: the best weights on validation, and those of the last checkpoint."""
@@ -57,6 +58,6 @@ def _notes() -> Path:
 
 def _noted() -> list[str]:
     try:
-        return [line for line in _notes().read_text("utf-8").splitlines() if line]
-    except (OSError, ValueError):
+        return [line for line in read_text(_notes()).splitlines() if line]
+    except UserError:
         return []

@@ -168,9 +168,12 @@ def advised_score(name_or_path: str | Path) -> float | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hexadecimal digest of a file's content; UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = "cpu") -> LoadedModel:

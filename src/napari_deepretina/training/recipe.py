@@ -17,7 +17,7 @@ from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import Sampler, round_of
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, expanded
-from napari_deepretina.intake import faults, read_text
+from napari_deepretina.intake import faults, parse_json, read_text
 from napari_deepretina.model.architecture import Architecture
 
 _SHIPPED = files("napari_deepretina.training") / "recipes"
@@ -275,7 +275,7 @@ def _override(content: dict[str, Any], text: str) -> str | None:
     if not equals or not all(keys):
         return f"{text!r} (--set): write stage.key=value"
     try:
-        parsed = json.loads(value)
+        parsed = parse_json(value)
     except ValueError:
         parsed = value
     stages = content.get("stages", [])

@@ -14,6 +14,7 @@ from typing import Any
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import appended, protected, remove, write_text, written_whole
+from napari_deepretina.intake import parse_json, read_bytes, read_text
 from napari_deepretina.lock import is_at_work
 from napari_deepretina.model.runs import LAST, runs_folder
 from napari_deepretina.model.weights import BUNDLED, user_folder
@@ -153,8 +154,9 @@ class RunWatch:
     def log_tail(self, lines: int = 6) -> str:
         """The last lines of what the process printed."""
         try:
-            return "\n".join((self.folder / LOG).read_text("utf-8", errors="replace").splitlines()[-lines:])
-        except OSError:
+            told = read_bytes(self.folder / LOG).decode("utf-8", errors="replace")
+            return "\n".join(told.splitlines()[-lines:])
+        except UserError:
             return ""
 
     def publish(self, name: str) -> Path:
@@ -211,8 +213,8 @@ class RunWatch:
         if self.process is not None:
             return self.process.poll() is None
         try:
-            return is_at_work((self.folder / PID).read_text("utf-8"))
-        except (OSError, ValueError):
+            return is_at_work(read_text(self.folder / PID))
+        except UserError:
             return False
 
     def _last_words(self) -> str:
@@ -223,8 +225,8 @@ class RunWatch:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """An event; None for a line that a crash tore or that something else wrote."""
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+        event = parse_json(line)
+    except ValueError:
         return None
     return event if isinstance(event, dict) else None
 
