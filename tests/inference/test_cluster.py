@@ -1,10 +1,12 @@
 """Beyond one machine: a dask.distributed cluster of two processes."""
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,6 +14,7 @@ import tifffile
 
 from napari_deepretina.cli import main
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import cluster, networks_here
 
 distributed = pytest.importorskip("distributed")
@@ -48,6 +51,29 @@ def scheduler():
             for worker in workers:
                 worker.kill()
                 worker.wait()
+
+
+@pytest.fixture
+def scheduler_of_its_own(tmp_path):
+    """Address of a scheduler with one worker, and both processes."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    file = tmp_path / "scheduler.json"
+    start = [sys.executable, "-m"]
+    words = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    processes = [subprocess.Popen([*start, *words, "--scheduler-file", str(file)], **quiet)]
+    try:
+        while not file.exists() or not file.stat().st_size:
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        words = ["distributed.cli.dask_worker", address, "--no-nanny", "--no-dashboard", "--nthreads", "1"]
+        processes.append(subprocess.Popen([*start, *words], **quiet))
+        with distributed.Client(address) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield address, processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def slowly(model, item):
@@ -89,3 +115,40 @@ def test_a_worker_that_dies_costs_its_task_only(scheduler, nuclei_model):
             answers[key] = answer
     assert answers == {k: 2 * k for k in range(16)}
     assert len(pids) == 2
+
+
+def test_what_answers_and_is_no_scheduler(tmp_path, tiny_weights, monkeypatch, capsys):
+    """A web server takes the connection and never speaks as a scheduler does."""
+    monkeypatch.setattr("napari_deepretina.inference.engine.PATIENCE", 0.5)
+    tifffile.imwrite(tmp_path / "a.tif", synthetic_nuclei((64, 64), 2, diameter=20, seed=0)[0])
+    words = [
+        "segment",
+        str(tmp_path / "a.tif"),
+        "--out",
+        str(tmp_path / "out"),
+        "--weights",
+        str(tiny_weights),
+    ]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert main([*words, "--scheduler", f"tcp://127.0.0.1:{server.server_port}"]) == 2
+        server.shutdown()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no dask scheduler answers" in line
+
+
+def test_a_cluster_that_is_lost_is_one_sentence(scheduler_of_its_own, nuclei_model, monkeypatch):
+    monkeypatch.setattr("napari_deepretina.inference.engine.AWAY", 1.0)
+    address, processes = scheduler_of_its_own
+    answers = []
+
+    def go():
+        with cluster(nuclei_model, address, "cpu") as engine:
+            for key, _ in engine.map(slowly, ((k, k) for k in range(40))):
+                answers.append(key)
+                for process in processes:
+                    process.kill()
+
+    with pytest.raises(UserError, match="was lost: what is done is kept"):
+        go()
+    assert 1 <= len(answers) < 40

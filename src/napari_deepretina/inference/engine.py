@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ Work = Callable[[LoadedModel, Any], R]
 MOST_STREAMS = 4
 """Networks that run side by side on a CPU: images alone do not keep many cores busy."""
 GPU_BATCH = 8
+CHECK_EVERY, AWAY = 1.0, 60.0
+"""Seconds between two looks at a cluster that does not answer, and those after which it is given up."""
+LOST = "the cluster at {} was lost: what is done is kept, go on when it is there again (--resume)"
 PATIENCE = 10.0
 """Seconds that a scheduler may take to answer."""
 
@@ -46,6 +50,7 @@ class Engine:
     ahead: int
     batch: int = 1
     _call: Callable[..., Any] = lambda work, model, item: work(model, item)
+    _check: Callable[[], None] | None = None
 
     def map(
         self, work: Work[R], items: Iterable[tuple[Key, Any | UserError]]
@@ -63,24 +68,28 @@ class Engine:
                     continue
                 flying[self.executor.submit(self._call, work, self.model, item)] = key
                 while len(flying) >= self.ahead:
-                    yield from _landed(flying)
-                yield from _landed(flying, at_once=True)
+                    yield from self._landed(flying)
+                yield from self._landed(flying, at_once=True)
             while flying:
-                yield from _landed(flying)
+                yield from self._landed(flying)
         finally:
             for future in flying:
                 future.cancel()
 
-
-def _landed(flying: dict[Future[R], Any], *, at_once: bool = False) -> Iterator[tuple[Any, R | UserError]]:
-    """Answers of those calls that are done; waits for one unless `at_once`."""
-    done, _ = wait(flying, timeout=0 if at_once else None, return_when=FIRST_COMPLETED)
-    for future in done:
-        key = flying.pop(future)
-        try:
-            yield key, future.result()
-        except UserError as error:
-            yield key, error
+    def _landed(
+        self, flying: dict[Future[R], Any], *, at_once: bool = False
+    ) -> Iterator[tuple[Any, R | UserError]]:
+        """Answers of those calls that are done; waits for one unless `at_once`."""
+        most = 0.0 if at_once else None if self._check is None else CHECK_EVERY
+        done, _ = wait(flying, timeout=most, return_when=FIRST_COMPLETED)
+        if not done and not at_once and self._check is not None:
+            self._check()
+        for future in done:
+            key = flying.pop(future)
+            try:
+                yield key, future.result()
+            except UserError as error:
+                yield key, error
 
 
 @contextmanager
@@ -130,11 +139,7 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
         raise UserError(
             "a cluster (--scheduler) needs dask.distributed: pip install 'napari-deepretina[cluster]'"
         ) from None
-    try:
-        client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise UserError(f"no dask scheduler answers at {address}: {error}") from None
-    with client:
+    with _connected(lambda: Client(address, timeout=PATIENCE), address) as client, _loss_told(address):
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
             raise UserError(
@@ -143,7 +148,56 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
         packed = _Packed(read_bytes(model.path), model.path.name, model.sha256, device)
         sent = client.scatter(packed, broadcast=True, hash=False)
         slots = sum(w["nthreads"] for w in workers.values())
-        yield Engine(client.get_executor(pure=False), sent, 2 * slots + 2, _call=_on_a_worker)
+        executor, check = client.get_executor(pure=False), _Heartbeat(client).check
+        yield Engine(executor, sent, 2 * slots + 2, _call=_on_a_worker, _check=check)
+
+
+class _Heartbeat:
+    """Whether scheduler and workers of a client are still there; they may be away for a while."""
+
+    def __init__(self, client: Any) -> None:
+        self._client, self._seen = client, time.monotonic()
+
+    def check(self) -> None:
+        """TimeoutError if there was no worker for `AWAY` seconds."""
+        if self._client.status == "running" and self._client.scheduler_info(n_workers=-1)["workers"]:
+            self._seen = time.monotonic()
+        elif self._client.status == "closed" or time.monotonic() - self._seen > AWAY:
+            raise TimeoutError(f"no worker was there for {AWAY:.0f} s")
+
+
+def _connected(connect: Callable[[], Any], address: str) -> Any:
+    """A client; UserError if none comes about in time, for to some servers it would try for ever."""
+    made: Future[Any] = Future()
+
+    def attempt() -> None:
+        try:
+            made.set_result(connect())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        return made.result(PATIENCE + 2)
+    except Exception as error:
+        # distributed raises all sorts of types for what is no scheduler.
+        reason = str(error) or "what answers there is something else"
+        raise UserError(f"no dask scheduler answers at {address}: {reason}") from None
+
+
+@contextmanager
+def _loss_told(address: str) -> Iterator[None]:
+    """What distributed raises when scheduler or workers are gone becomes a UserError."""
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except (CancelledError, OSError, TimeoutError) as error:
+        raise UserError(f"{LOST.format(address)} ({str(error) or type(error).__name__})") from None
+    except Exception as error:
+        if not type(error).__module__.startswith("distributed"):
+            raise
+        raise UserError(f"{LOST.format(address)} ({str(error)[:120]})") from None
 
 
 _HERE: dict[tuple[str, str], LoadedModel] = {}
