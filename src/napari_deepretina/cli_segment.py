@@ -143,6 +143,8 @@ def _segment(arguments: argparse.Namespace) -> int:
         for note in notes:
             reporter.say(note)
         result = reporter.drain(steps)
+        for note in result.notes:
+            reporter.say(note)
     if result.skipped:
         _tell_skipped(result.skipped, len(result.done))
     return 0

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import platform
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,13 +15,17 @@ from PIL import Image
 from napari_deepretina.cli import main
 from napari_deepretina.data.files import read_image
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
 from napari_deepretina.export import tiff
 from napari_deepretina.inference import batch
+from napari_deepretina.inference.batch import segment_files
 from napari_deepretina.inference.engine import Engine, threads
+from napari_deepretina.inference.results import Places
 from napari_deepretina.inference.segment import segment
-from napari_deepretina.inference.settings import make_settings
+from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.stacks import whole_images
 from napari_deepretina.instances import Instances
+from napari_deepretina.lock import sole_use
 
 COUNT = 5
 
@@ -248,3 +255,50 @@ def test_an_image_in_tiles_goes_on_after_a_crash(tmp_path, monkeypatch, capsys):
     notes = json.loads((tmp_path / "out" / "run.json").read_text())["images"]["slide"]["notes"]
     assert "4 tiles were done before" in notes
     assert not (tmp_path / "out" / ".napari-deepretina" / "tiles").exists()
+
+
+def test_resume_notices_an_image_that_was_replaced(tmp_path, tiny_weights, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        tifffile.imwrite(folder / f"{name}.tif", synthetic_nuclei((64, 72), 5, diameter=20, seed=1)[0])
+    words = ["segment", str(folder), "--out", str(out), "--weights", str(tiny_weights), "--device", "cpu"]
+    assert main(words) == 0
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.tif")}
+    tifffile.imwrite(folder / "b.tif", synthetic_nuclei((80, 90), 9, diameter=20, seed=2)[0])
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 0
+    assert "b is done anew: replaced since the run before" in capsys.readouterr().out
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("*.tif")}
+    assert {n for n in after if after[n] != before[n]} == {"b.tif"}
+    assert tifffile.imread(out / "b.tif").shape == (80, 90)
+    assert main([*words, "--resume"]) == 0
+    assert "anew" not in capsys.readouterr().out
+
+
+def test_one_process_at_a_time_in_a_folder_of_results(tmp_path, tiny_weights, capsys):
+    tifffile.imwrite(tmp_path / "a.tif", synthetic_nuclei((64, 72), 5, diameter=20, seed=1)[0])
+    out = tmp_path / "out"
+    words = ["segment", str(tmp_path / "a.tif"), "--out", str(out), "--weights", str(tiny_weights)]
+    code = (
+        "import sys, pathlib; from napari_deepretina.lock import sole_use\n"
+        "with sole_use(pathlib.Path(sys.argv[1])):\n"
+        "    print('in', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(out / ".napari-deepretina")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "in\n"
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"process {holder.pid} on {platform.node()} works in {out}" in line
+    assert not (out / "a.tif").exists()
+    holder.kill()
+    holder.communicate()
+    assert (out / ".napari-deepretina" / ".owner").exists()  # it had no time to tidy up
+    assert main(words) == 0
+    with sole_use(out / ".napari-deepretina"), pytest.raises(UserError, match="another job of this program"):
+        next(segment_files([], Places(out), SegmentSettings(weights=str(tiny_weights)), standing="overwrite"))

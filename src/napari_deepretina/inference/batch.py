@@ -126,7 +126,7 @@ def _done_before(
 ) -> dict[str, Record]:
     """Records of images that are left as they are: all that are done, or those that a person worked on."""
     if standing == "resume":
-        return _still_there(journal.read(), sources, places)
+        return _unchanged(_still_there(journal.read(), sources, places), sources, notes)
     if standing != "overwrite":
         return {}
     kept = _still_there(reviewed(journal.stored()), sources, places)
@@ -294,6 +294,20 @@ def _still_there(records: dict[str, Record], sources: Sequence[Source], places: 
         if record and all(p.exists() for p in files):
             kept[source.name] = record
     return kept
+
+
+def _unchanged(records: dict[str, Record], sources: Sequence[Source], notes: list[str]) -> dict[str, Record]:
+    """Records without those whose image is another one now, unless a person corrected them."""
+    stamps = {s.name: s.stamp() for s in sources}
+    others = [n for n, r in records.items() if r.told.get("stamp", stamps[n]) != stamps[n]]
+    corrected = reviewed({n: records[n] for n in others})
+    for name in corrected:
+        notes.append(f"{name} was corrected by a person and its image is another one now: it is kept")
+    anew = [n for n in others if n not in corrected]
+    if anew:
+        many = f"{len(anew)} images are" if len(anew) > 1 else f"{anew[0]} is"
+        notes.append(f"{many} done anew: replaced since the run before")
+    return {n: r for n, r in records.items() if n not in anew}
 
 
 def _write_run(

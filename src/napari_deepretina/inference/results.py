@@ -174,8 +174,9 @@ def write_one(
         entries.append(Entry(source.name + suffix, instances, _with_suffix(source.file_name, suffix)))
         values.append(_intensities(image, instances))
     table = {name: [cell(v) for v in column.tolist()] for name, column in outcome.table.items()}
+    told = {**outcome.told, "where": source.where, "stamp": source.stamp()}
     summary = _summary(source.name, outcome.table["area"], entries, values, outcome.reviewed)
-    return Record(source.name, entries, table, summary, {**outcome.told, "where": source.where}), paths
+    return Record(source.name, entries, table, summary, told), paths
 
 
 def _with_suffix(file_name: str, plane: str) -> str:

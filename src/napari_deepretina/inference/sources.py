@@ -41,6 +41,14 @@ class Source:
     path: Path
     file_name: str
 
+    def stamp(self) -> list[int]:
+        """Size and time of the last change of the file that it is read from: others where that is another."""
+        try:
+            told = self.path.stat()
+        except OSError:
+            return []
+        return [told.st_size, told.st_mtime_ns]
+
 
 @dataclass(frozen=True)
 class Looking:

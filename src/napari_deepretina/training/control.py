@@ -22,7 +22,7 @@ class Control:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        begun = psutil.Process().create_time()
+        begun = psutil.Process().create_time() - 1  # the system tells it to the second
         for name in (
             STOP,
             PAUSE,

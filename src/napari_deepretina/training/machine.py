@@ -95,6 +95,8 @@ def in_one_line() -> Iterator[None]:
     except RuntimeError as error:
         if "out of memory" in str(error) or "can't allocate memory" in str(error):
             raise UserError(NO_MEMORY) from None
+        if "DataLoader worker" in str(error):  # torch tells no more than its number and signal
+            raise UserError(f"the system ended a process that prepares crops: {NO_MEMORY}") from None
         raise
     except OSError as error:
         raise UserError(f"the run could not go on: {error}") from None

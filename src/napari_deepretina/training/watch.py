@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from napari_deepretina.model.weights import BUNDLED, user_folder
 from napari_deepretina.training.control import PAUSE, PID, STOP
 
 LOG = "log.txt"
+LESS = "take fewer crops a step, smaller ones, or keep fewer images in memory"
 RESERVED = {LAST, "bundled", "random", "coco", "imagenet", "none"}
 """Names that mean something else where weights are asked for."""
 
@@ -218,6 +220,8 @@ class RunWatch:
             return False
 
     def _last_words(self) -> str:
+        if self.process is not None and self.process.poll() == -signal.SIGKILL:
+            return f"the system ended it, as it does where memory runs out: {LESS}"
         lines = [line for line in self.log_tail(40).splitlines() if line.strip()]
         return lines[-1].removeprefix("napari-deepretina: ") if lines else "it left no word"
 
