@@ -16,7 +16,7 @@ from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.picture import Picture
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import protected, remove, sweep_parts, write_text
-from napari_deepretina.heap import release
+from napari_deepretina.heap import Trim
 from napari_deepretina.inference.asked import RunRecord, for_image
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.engine import Engine, cluster, threads
@@ -163,6 +163,7 @@ class _Run:
     result: BatchResult
     count: int
     last: Done | None = None
+    trim: Trim = field(default_factory=lambda: Trim())
 
     def go(self, sources: Sequence[Source], engine: Engine) -> Steps[None]:
         """All images: small ones together, large ones and stacks by themselves."""
@@ -262,7 +263,7 @@ class _Run:
         self.result.done[source.name] = record
         self.result.written += paths
         self.last = answer
-        release()
+        self.trim()
         told = f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s"
         return self._tell(" · ".join([told, *record.told.get("notes", [])]))
 
