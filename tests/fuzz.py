@@ -238,12 +238,30 @@ def recipes():
 
 
 @functools.cache
+def checkpoint():
+    """A state as training keeps it, of a tiny network."""
+    from napari_deepretina.model.network import build
+    from napari_deepretina.training.fit import optimizer_of
+    from napari_deepretina.training.recipe import load_recipe
+
+    network = build(tiny(), seed=0)
+    optimizer = optimizer_of(load_recipe("fine-tune").stages[0], network).state_dict()
+    weights = network.state_dict()
+    plain = {"updates": 3, "step": 2, "best": 0.5, "best_step": 1}
+    return {"network": weights, "average": weights, "optimizer": optimizer, **plain}
+
+
+@functools.cache
 def checkpoints():
-    from napari_deepretina.training.checkpoint import PARTS, save_checkpoint
+    from napari_deepretina.training.checkpoint import save_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(dict.fromkeys(PARTS, 0), Path(folder, "a.ckpt"))
+        save_checkpoint(checkpoint(), Path(folder, "a.ckpt"))
         return [("a.ckpt", Path(folder, "a.ckpt").read_bytes())]
+
+
+def states():
+    yield {k: v for k, v in checkpoint().items() if k not in ("network", "average")}
 
 
 @functools.cache
@@ -469,9 +487,26 @@ def read_keras(path):
 
 
 def read_checkpoint(path):
+    from napari_deepretina.model.network import build
+    from napari_deepretina.training.average import Average
     from napari_deepretina.training.checkpoint import load_checkpoint
+    from napari_deepretina.training.fit import State, _restore, optimizer_of
+    from napari_deepretina.training.recipe import load_recipe
 
-    load_checkpoint(path)
+    recipe, network = load_recipe("fine-tune"), build(tiny(), seed=0)
+    stage = recipe.stages[0]
+    state = State(network, Average(network, stage.ema), optimizer_of(stage, network))
+    _restore(state, recipe, load_checkpoint(path))
+
+
+def read_state(path):
+    """JSON as what a checkpoint holds beside the network."""
+    from napari_deepretina.training.checkpoint import save_checkpoint
+
+    told = json.loads(path.read_text("utf-8"))
+    whole = {"network": checkpoint()["network"], "average": checkpoint()["average"]}
+    save_checkpoint({**whole, **told} if isinstance(told, dict) else told, path.with_suffix(".ckpt"))
+    read_checkpoint(path.with_suffix(".ckpt"))
 
 
 def read_document(path):
@@ -555,6 +590,7 @@ VALUES = {
     "events": (run_events, read_events),
     "run of a training": (asked_records, read_asked),
     "header of weights": (headers, read_header),
+    "state of checkpoints": (states, read_state),
     "facts of documents": (document_facts, read_document_facts),
 }
 READERS = {**BYTES, **VALUES}

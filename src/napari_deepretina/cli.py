@@ -21,7 +21,7 @@ from napari_deepretina.cli_inspect import add_inspect
 from napari_deepretina.cli_segment import add_segment
 from napari_deepretina.cli_train import add_recipes, add_train
 from napari_deepretina.cli_weights import add_weights
-from napari_deepretina.errors import UserError, one_line
+from napari_deepretina.errors import UserError, one_line, out_of_memory
 from napari_deepretina.files import exists, protected
 
 
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"napari-deepretina: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         print("napari-deepretina: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

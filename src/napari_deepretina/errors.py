@@ -16,6 +16,13 @@ class UserError(ValueError):
     """
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, in the words of Python or of torch."""
+    told = str(error)
+    says_so = "out of memory" in told or "allocate memory" in told
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
+
+
 def in_a_window(message: str) -> str:
     """A message without options of the command line, with a capital at its head."""
     plain = re.sub(r"\s*\(--[^()]*\)", "", message)

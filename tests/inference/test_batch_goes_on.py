@@ -14,6 +14,7 @@ from PIL import Image
 
 from napari_deepretina.cli import main
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.inference import batch
 
 IMAGE, _ = synthetic_nuclei((64, 72), 5, diameter=20, seed=3)
 
@@ -202,3 +203,23 @@ def test_a_disk_that_refuses_one_image(tmp_path, small, monkeypatch):
         (folder / f"{name}.png").write_bytes(png())
     assert main(["segment", str(folder), "--out", str(tmp_path / "out"), *small]) == 2
     assert rows(tmp_path / "out") == ["a", "c"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_an_image_for_which_memory_is_short_is_skipped(error, tmp_path, small, capsys, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, side in (("a", 64), ("b", 200), ("c", 64)):
+        tifffile.imwrite(folder / f"{name}.tif", np.zeros((side, side), np.uint8))
+    original = batch.whole_images
+
+    def greedy(settings, model, images):
+        if images[0].shape == (200, 200):
+            raise error
+        return original(settings, model, images)
+
+    monkeypatch.setattr(batch, "whole_images", greedy)
+    assert main(["segment", str(folder), "--out", str(out), *small]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there is not enough memory" in line
+    assert rows(out) == ["a", "c"]

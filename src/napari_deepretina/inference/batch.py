@@ -19,7 +19,7 @@ from napari_deepretina.files import protected, remove, sweep_parts, write_text
 from napari_deepretina.heap import Trim
 from napari_deepretina.inference.asked import RunRecord, for_image
 from napari_deepretina.inference.device import resolve_device
-from napari_deepretina.inference.engine import Engine, cluster, threads
+from napari_deepretina.inference.engine import NO_MEMORY, Engine, cluster, threads
 from napari_deepretina.inference.journal import NOT_OURS, Journal, Ledger, Record, key_of, reviewed
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.results import RUN, Places, outcome_of, write_joint, write_one
@@ -198,6 +198,9 @@ class _Run:
                 plan = self._plan(picture, settings)
             except UserError as error:
                 yield [(source, None, begun)], error
+                continue
+            except MemoryError:
+                yield [(source, None, begun)], UserError(f"{source.where}: {NO_MEMORY}")
                 continue
             if plan is None:
                 large.append((source, picture))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, out_of_memory
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.intake import read_bytes
@@ -26,6 +26,7 @@ Work = Callable[[LoadedModel, Any], R]
 MOST_STREAMS = 4
 """Networks that run side by side on a CPU: images alone do not keep many cores busy."""
 GPU_BATCH = 8
+NO_MEMORY = "there is not enough memory for it: close other programs, or give smaller tiles (--tile 512)"
 CHECK_EVERY, AWAY = 1.0, 60.0
 """Seconds between two looks at a cluster that does not answer, and those after which it is given up."""
 LOST = "the cluster at {} was lost: what is done is kept, go on when it is there again (--resume)"
@@ -90,6 +91,10 @@ class Engine:
                 yield key, future.result()
             except UserError as error:
                 yield key, error
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                yield key, UserError(NO_MEMORY)
 
 
 @contextmanager

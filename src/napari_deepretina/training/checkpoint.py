@@ -8,12 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
+from napari_deepretina.intake import typed
 
 PARTS = {"network", "average", "updates", "optimizer", "step", "best"}
 """What a checkpoint holds."""
+
+
+class _Plain(BaseModel):
+    """What a checkpoint holds, but for what its tensors are: the network and the optimiser look at these."""
+
+    model_config = ConfigDict(strict=True)
+    network: dict[str, Any]
+    average: dict[str, Any]
+    optimizer: dict[str, Any]
+    updates: int = Field(ge=0, lt=2**53)
+    step: int = Field(ge=0, lt=2**53)
+    best: float
+    best_step: int = Field(default=0, ge=0, lt=2**53)
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -38,4 +53,5 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or (missing := PARTS - state.keys()):
         lacks = f": it lacks {', '.join(sorted(missing))}" if isinstance(state, dict) else ""
         raise UserError(f"{path} is no checkpoint of this program{lacks}")
+    typed(_Plain, {k: v for k, v in state.items() if isinstance(k, str)}, str(path))
     return state

@@ -362,7 +362,8 @@ def _restore(state: State, recipe: Recipe, saved: dict[str, Any]) -> None:
         choose_layers(state.network, stage.layers)
         state.optimizer = optimizer_of(stage, state.network)
         state.optimizer.load_state_dict(saved["optimizer"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:
+        # torch raises all sorts of types where a part does not fit.
         raise UserError(
             "the checkpoint is of another network or optimiser than the recipe's: resume with the recipe "
             "that the run was started with"

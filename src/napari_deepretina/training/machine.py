@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from lightning.fabric import Fabric
 
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, out_of_memory
 from napari_deepretina.inference.device import fast_cpu_bfloat16, resolve_device
 from napari_deepretina.training.recipe import Recipe
 
@@ -90,10 +90,8 @@ def in_one_line() -> Iterator[None]:
     """What the system or torch refuses becomes a UserError."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise UserError(NO_MEMORY) from None
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
             raise UserError(NO_MEMORY) from None
         if "DataLoader worker" in str(error):  # torch tells no more than its number and signal
             raise UserError(f"the system ended a process that prepares crops: {NO_MEMORY}") from None
