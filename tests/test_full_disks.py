@@ -292,39 +292,25 @@ def test_a_folder_on_a_full_disk(size, tmp_path, tiny_weights, capsys):
     assert len(json.loads((out / "instances.json").read_text())["images"]) == 2
 
 
-@pytest.mark.parametrize("name", ["done.jsonl", "files.jsonl"])
-def test_journals_that_are_folders(name, tmp_path, tiny_weights, capsys):
+@pytest.fixture
+def segmenting(tmp_path, tiny_weights):
+    """Words of a command that segments one image, called a, into the folder out."""
     tifffile.imwrite(tmp_path / "a.tif", IMAGE)
-    words = [
-        "segment",
-        tmp_path / "a.tif",
-        "--out",
-        tmp_path / "out",
-        "--weights",
-        tiny_weights,
-        "--device",
-        "cpu",
-    ]
+    words = ["segment", tmp_path / "a.tif", "--out", tmp_path / "out"]
+    return [*words, "--weights", tiny_weights, "--device", "cpu"]
+
+
+@pytest.mark.parametrize("name", ["done.jsonl", "files.jsonl"])
+def test_journals_that_are_folders(name, tmp_path, segmenting, capsys):
     (tmp_path / "out" / ".napari-deepretina" / name).mkdir(parents=True)
     for more in ([], ["--resume"], ["--overwrite"]):
-        assert "Is a directory" in refused([*words, *more], capsys)
+        assert "Is a directory" in refused([*segmenting, *more], capsys)
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.csv", "a.tif"])
-def test_results_that_are_folders(name, tmp_path, tiny_weights, capsys):
-    tifffile.imwrite(tmp_path / "a.tif", IMAGE)
+def test_results_that_are_folders(name, tmp_path, segmenting, capsys):
     (tmp_path / "out" / name).mkdir(parents=True)
-    words = [
-        "segment",
-        tmp_path / "a.tif",
-        "--out",
-        tmp_path / "out",
-        "--weights",
-        tiny_weights,
-        "--device",
-        "cpu",
-    ]
-    assert "is there already" in refused(words, capsys)
+    assert "is there already" in refused(segmenting, capsys)
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "run.json", "recipe.toml", "checkpoints", "last.ckpt"])
