@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import dask.array
 import pytest
 import tifffile
 
@@ -135,6 +136,7 @@ def test_what_answers_and_is_no_scheduler(tmp_path, tiny_weights, monkeypatch, c
         server.shutdown()
     (line,) = capsys.readouterr().err.splitlines()
     assert "no dask scheduler answers" in line
+    assert dask.array.ones(4, chunks=2).sum().compute() == 4  # here, and not where nobody answers
 
 
 def test_a_cluster_that_is_lost_is_one_sentence(scheduler_of_its_own, nuclei_model, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,7 +145,9 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
         raise UserError(
             "a cluster (--scheduler) needs dask.distributed: pip install 'napari-deepretina[cluster]'"
         ) from None
-    with _connected(lambda: Client(address, timeout=PATIENCE), address) as client, _loss_told(address):
+    # As dask's default, a client that never gets through would keep every later read of an array waiting.
+    connect = partial(Client, address, timeout=PATIENCE, set_as_default=False)
+    with _connected(connect, address) as client, _loss_told(address):
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
             raise UserError(
