@@ -141,8 +141,8 @@ def test_maps_lie_over_the_image(inspector):
 
 def test_weights_are_told(inspector):
     inspector.press("look_at_weights")
-    inspector.wait(lambda: "dead filters" in inspector.told())
     widget = inspector.widget
+    inspector.wait(lambda: "dead filters" in inspector.told() and widget.box.worker is None)
     assert widget.weights_picture.pixmap.height() > 100
     assert widget.weights_table.row_at(0)["layer"] == "backbone.body.conv1.weight"
     widget.other.value = "nuclei"

@@ -335,7 +335,10 @@ def test_projects_survive_and_tell_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="differ in size"):
         project.add("c", labels, labels[:3])
     (tmp_path / "p" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"manifest.json is not valid JSON"):
+        project.samples()
+    (tmp_path / "p" / "manifest.json").write_text('{"samples": {"a": 3}}')
+    with pytest.raises(UserError, match=r"manifest.json is damaged: samples.a"):
         project.samples()
 
 
