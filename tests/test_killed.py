@@ -79,7 +79,7 @@ def test_segment_is_killed(kind, crashing, tmp_path, tiny_weights):
     assert status == 0, printed
     expected = results(plain)
     assert count > 20
-    for moment in moments(count, 4):
+    for moment in moments(count, 3):
         out = tmp_path / f"out{moment}"
         goes_on(crashing, [*words, "--out", out], out, moment)
         assert results(out) == expected, moment
@@ -98,7 +98,7 @@ def test_training_is_killed(crashing, tmp_path, tiny_weights):
     status, count, printed = crashing.run(words(plain), plain)
     assert status == 0, printed
     expected = load_file(plain / "weights.safetensors"), load_file(plain / "last.safetensors")
-    for moment in moments(count, 4):
+    for moment in moments(count, 3):
         out = tmp_path / f"out{moment}"
         assert crashing.run(words(out), out, moment) is None
         more = ["--resume"] if (out / "checkpoints" / "last.ckpt").exists() else []
