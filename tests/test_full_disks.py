@@ -28,6 +28,7 @@ from napari_deepretina.files import append_bytes, append_text, moved, write_text
 from napari_deepretina.inference.journal import Entry, Journal, Ledger, Record
 from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import Instances, RawInstances, labels
+from napari_deepretina.lock import sole_use
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.training.checkpoint import save_checkpoint
 from tests.training.test_runs import nuclei
@@ -178,6 +179,14 @@ APPENDERS = {
 def test_what_is_added_to_fails_in_one_sentence(name, size, tmp_path):
     with filling_at(size), pytest.raises(UserError, match="cannot be written"):
         APPENDERS[name](tmp_path / "x")
+
+
+def test_a_lock_whose_owner_cannot_be_noted_is_free_again(tmp_path):
+    with filling_at(0), pytest.raises(UserError, match="cannot be written"), sole_use(tmp_path):
+        pass
+    with sole_use(tmp_path):
+        assert (tmp_path / ".owner").exists()
+    assert not (tmp_path / ".owner").exists()
 
 
 def test_a_torn_journal_goes_on(tmp_path):

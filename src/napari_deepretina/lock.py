@@ -61,8 +61,6 @@ def sole_use(folder: Path, of: Path | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
-        sweep_parts(folder)
-        write_text(folder / OWNER, own_process())
     except Timeout:
         raise _taken(folder, named) from None
     except NotImplementedError:  # a file system without locks
@@ -72,11 +70,15 @@ def sole_use(folder: Path, of: Path | None = None) -> Iterator[None]:
             f"{named} cannot be written to: {error.strerror or error}; choose another folder (--out)"
         ) from None
     try:
+        sweep_parts(folder)
+        write_text(folder / OWNER, own_process())
         yield
     finally:
-        if lock is not None:
+        try:
             remove(folder / OWNER)
-            lock.release()
+        finally:
+            if lock is not None:
+                lock.release()
 
 
 def refuse_if_in_use(folder: Path) -> None:

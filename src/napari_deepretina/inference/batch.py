@@ -163,7 +163,7 @@ class _Run:
     result: BatchResult
     count: int
     last: Done | None = None
-    trim: Trim = field(default_factory=lambda: Trim())
+    trim: Trim = field(default_factory=Trim)
 
     def go(self, sources: Sequence[Source], engine: Engine) -> Steps[None]:
         """All images: small ones together, large ones and stacks by themselves."""
