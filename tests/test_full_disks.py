@@ -1,5 +1,6 @@
 """Disks that are full or fail: one sentence, what was there stays, nothing half-written, no crash."""
 
+import functools
 import json
 import os
 import resource
@@ -338,14 +339,18 @@ def test_records_of_a_run_that_are_something_else(name, tmp_path, tiny_weights, 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
-def test_output_that_nobody_takes(tmp_path):
-    program = [sys.executable, "-m", "napari_deepretina", "recipes", "list"]
+@pytest.mark.parametrize("words", [["recipes", "list"], ["--help"]])
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_output_that_nobody_takes(options, words):
+    program = [sys.executable, *options, "-m", "napari_deepretina", *words]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    run = functools.partial(subprocess.run, program, env=clean, stderr=subprocess.PIPE, text=True, check=False)
     with open("/dev/full", "w") as full:
-        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = run(stdout=full)
     assert done.stderr == "napari-deepretina: No space left on device\n"
     assert done.returncode == 2
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = run(stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

@@ -30,25 +30,32 @@ class _Parser(argparse.ArgumentParser):
         """One line instead of the whole usage."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help, or fail: argparse would pass over output that nobody takes."""
+        print(message, end="", file=file or sys.stderr, flush=True)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 2 on bad usage or input, 130 when interrupted, 143 when terminated."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names and help go to consoles of any encoding
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what decoders find odd is told by ourselves
     warnings.filterwarnings("ignore", module="PIL")
     try:
+        arguments = _parser().parse_args(argv)
         with _ending_cleanly(), protected(*_inputs_of(arguments)):
-            return int(arguments.run(arguments))
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()  # a full disk counts as failure while it can still be told
+            return code
     except UserError as error:
         print(f"napari-deepretina: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read what was printed has gone: nobody is left to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_output()
         return 141
     except OSError as error:
+        _leave_output()
         where = f"{error.filename}: " if error.filename else ""
         print(f"napari-deepretina: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
@@ -63,6 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:
         print("napari-deepretina: terminated; what is done is kept", file=sys.stderr)
         return 143
+
+
+def _leave_output() -> None:
+    """Send what standard output still holds nowhere if it cannot be written: the interpreter would report it again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Terminated(BaseException):
