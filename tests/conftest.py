@@ -33,6 +33,14 @@ def _two_threads():
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // BESIDE))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _exact():
+    """Inference in float32 on every machine, unless a test asks for something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("napari_deepretina.model.precision.fast_cpu_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_user_folder(tmp_path_factory, monkeypatch):
     """A person's own weights must not change what tests see, nor what another test remembered."""

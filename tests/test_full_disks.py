@@ -343,8 +343,8 @@ def test_records_of_a_run_that_are_something_else(name, tmp_path, tiny_weights, 
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
 def test_output_that_nobody_takes(options, words):
     program = [sys.executable, *options, "-m", "napari_deepretina", *words]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    run = functools.partial(subprocess.run, program, env=clean, stderr=subprocess.PIPE, text=True, check=False)
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    run = functools.partial(subprocess.run, program, env=clean, stderr=subprocess.PIPE, text=True)
     with open("/dev/full", "w") as full:
         done = run(stdout=full)
     assert done.stderr == "napari-deepretina: No space left on device\n"

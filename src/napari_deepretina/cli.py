@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_output() -> None:
-    """Send what standard output still holds nowhere if it cannot be written: the interpreter would report it again."""
+    """Drop what standard output cannot take: the interpreter would report it again at its end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -36,6 +36,9 @@ def add_evaluate(commands: Any) -> None:
         "--limit", type=int, default=0, metavar="N", help="the first N images only (with --data)"
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--precision", default="auto", metavar="P", help="auto, float32, bfloat16 or float16 (default auto)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument(
         "--all",
@@ -82,7 +85,7 @@ def _weights_on_data(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("give either --truth and --pred, or --data and --weights")
     if arguments.limit < 0 or (arguments.max_dets or 1) < 1:
         raise UserError("--limit and --max-dets count images and detections: give 1 or more")
-    model = load_model(arguments.weights, resolve_device(arguments.device))
+    model = load_model(arguments.weights, resolve_device(arguments.device), arguments.precision)
     with Reporter.of(arguments) as reporter:
         figures = reporter.drain(
             evaluate_weights(model, arguments.data, limit=arguments.limit, max_dets=arguments.max_dets or 100)

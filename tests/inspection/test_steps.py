@@ -90,8 +90,12 @@ def test_activations_are_the_networks(inspection, nuclei_model):
     images = lay_out(normalise(IMAGE), inspection.plan)
     with torch.inference_mode():
         features, _ = nuclei_model.network._features(images)
-    for name, key in (("P2", "0"), ("P5", "3"), ("P6", "pool")):
-        assert np.array_equal(inspection.traced.maps[name], features[key][0].numpy())
+        ours = nuclei_model.detector.maps(images)
+    for level, (name, key) in enumerate((("P2", "0"), ("P3", "1"), ("P4", "2"), ("P5", "3"), ("P6", "pool"))):
+        map_ = inspection.traced.maps[name]
+        assert np.array_equal(map_, ours[level][0].numpy())
+        trained = features[key][0].numpy()
+        assert np.abs(map_ - trained).max() < 1e-4 * np.abs(trained).max()
     assert inspection.traced.maps["C5"].shape[0] == 512
 
 

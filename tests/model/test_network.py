@@ -80,7 +80,7 @@ def test_every_backbone_learns_and_detects(backbone, tiny_architecture):
     }
     sum(losses.values()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
-    found = drain(network.eval().detect(images, Limits(score=0, objectness=0, detections=7)))
+    found = drain(network.for_inference().detect(images, Limits(score=0, objectness=0, detections=7)))
     assert len(found) == 1
     assert found[0].masks.shape == (7, 28, 28)
     assert found[0].masks.dtype == torch.uint8
@@ -132,8 +132,8 @@ def test_detections_do_not_depend_on_the_mask_batch(tiny_architecture):
     network = build(tiny_architecture, seed=0).eval()
     images, _ = batch(1)
     limits = Limits(score=0, objectness=0, detections=40)
-    whole = drain(network.detect(images, limits))[0]
-    parts = drain(network.detect(images, limits.model_copy(update={"masks_at_once": 7})))[0]
+    whole = drain(network.for_inference().detect(images, limits))[0]
+    parts = drain(network.for_inference().detect(images, limits.model_copy(update={"masks_at_once": 7})))[0]
     assert torch.equal(whole.boxes, parts.boxes)
     assert (whole.masks.int() - parts.masks.int()).abs().max() <= 1
 
@@ -142,13 +142,13 @@ def test_two_thousand_nuclei_fit_under_the_caps(tiny_architecture):
     """Proposals and detections of a crowded field are limited by nothing but the caps."""
     network = build(tiny_architecture, seed=0).eval()
     limits = Limits(score=0, objectness=0, proposal_nms=1.0, nms=1.0)
-    found = drain(network.detect(torch.rand(1, 3, 512, 512), limits))[0]
+    found = drain(network.for_inference().detect(torch.rand(1, 3, 512, 512), limits))[0]
     assert len(found.boxes) >= 2000
 
 
 def test_steps_tell_progress_and_leave_autograd_on(tiny_architecture):
     network = build(tiny_architecture, seed=0).eval()
-    steps = network.detect(torch.rand(1, 3, 64, 64), Limits(score=0, objectness=0))
+    steps = network.for_inference().detect(torch.rand(1, 3, 64, 64), Limits(score=0, objectness=0))
     shares = []
     for share in steps:
         shares.append(share)

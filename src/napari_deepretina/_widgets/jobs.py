@@ -34,17 +34,17 @@ class ModelCache:
         self._key: tuple[Any, ...] | None = None
         self._model: Any = None
 
-    def get(self, weights: str, device: str) -> Any:
-        """A `LoadedModel`; read anew if the file or the device changed."""
+    def get(self, weights: str, device: str, precision: str = "auto") -> Any:
+        """A `LoadedModel`; read anew if the file, the device or the precision changed."""
         from napari_deepretina.inference.device import resolve_device
         from napari_deepretina.model.weights import find, load_model
 
         path: Path = find(weights)
         where = resolve_device(device)
-        key = (path, path.stat().st_mtime_ns, where)
+        key = (path, path.stat().st_mtime_ns, where, precision)
         if key != self._key:
             self._model, self._key = None, None  # free the old one before the new one comes
-            self._model = load_model(path, where)
+            self._model = load_model(path, where, precision)
             self._key = key
         return self._model
 
@@ -97,7 +97,7 @@ def segment_job(image: Any, values: dict[str, Any], cache: ModelCache) -> Genera
 
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
-    model = cache.get(settings.weights, settings.device)
+    model = cache.get(settings.weights, settings.device, settings.precision)
     done = yield from with_patches(
         segment_steps(image, model, settings, tunable=True, keep=unfinished_tiles())
     )
@@ -115,7 +115,7 @@ def stack_job(picture: Any, values: dict[str, Any], cache: ModelCache) -> Genera
 
     yield Progress(0.01, "loading weights")
     settings = make_settings(**values)
-    model = cache.get(settings.weights, settings.device)
+    model = cache.get(settings.weights, settings.device, settings.precision)
     with threads(model) as engine:
         steps = segment_stack_steps(picture, model, settings, engine=engine, tunable=True)
         return (yield from with_patches(steps))

@@ -186,7 +186,8 @@ class SegmentWidget(SegmentForm):
         self.result.reset_choices()
         seconds = sum(result.seconds.values())
         about = result.provenance()
-        device, notes = about.get("device", "no device"), list(about["notes"])
+        device = ", ".join(about[k] for k in ("device", "precision") if k in about) or "no device"
+        notes = list(about["notes"])
         noun = "nucleus" if result.count == 1 else "nuclei"
         message = f"{result.count} {noun} in {seconds:.1f} s on {device} → {layer.name}"
         if run.image_layer not in self._viewer.layers:

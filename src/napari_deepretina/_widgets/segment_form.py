@@ -20,6 +20,7 @@ from napari_deepretina._widgets.result_layers import own_layer
 from napari_deepretina._widgets.sliders import TITLES
 from napari_deepretina._widgets.stack_box import StackBox
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.precision import CHOICES as PRECISIONS
 from napari_deepretina.model.weights import DEFAULT, available
 from napari_deepretina.postprocess import PostprocessSettings
 
@@ -28,7 +29,7 @@ UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
 DEVICES = ["auto", "cpu", "cuda", "cuda:1", "mps"]
 """Without asking torch, whose import takes seconds: what is not there is reported when it is used."""
-REMEMBERED = ("weights", "device", "views", "score", "diameter", "intensity", "invert")
+REMEMBERED = ("weights", "device", "precision", "views", "score", "diameter", "intensity", "invert")
 
 
 class SegmentForm(Dock):
@@ -65,6 +66,7 @@ class SegmentForm(Dock):
         self.weights = ComboBox(label="weights", choices=list(available()) or [DEFAULT])
         self.weights_file = PushButton(text="from file…", label="")
         self.device = ComboBox(label="device", choices=DEVICES)
+        self.precision = ComboBox(label="precision", choices=list(PRECISIONS))
         self.views = ComboBox(label="views", choices=VIEWS)
         self.views.tooltip = (
             "None looks once. The others look again at the image flipped, turned or scaled, and keep what "
@@ -98,7 +100,7 @@ class SegmentForm(Dock):
         form = QFormLayout()
         rows: list[tuple[str, Any]] = [
             ("image", "image"), ("look in", "region"), ("channel", "channel"),
-            ("weights", ("weights", "weights_file")), ("device", "device"), ("views", "views"),
+            ("weights", ("weights", "weights_file")), ("device", ("device", "precision")), ("views", "views"),
             ("lowest score", "score"), ("diameter, px", ("diameter", "measure")),
             ("intensities", "intensity"), ("", "invert"), ("result", "result"),
         ]  # fmt: skip
@@ -215,6 +217,7 @@ class SegmentForm(Dock):
         return self._defaults | {
             "weights": self.weights.value,
             "device": self.device.value,
+            "precision": self.precision.value,
             "tta": self.views.value,
             "score": round(float(self.score.value), 4),
             "diameter": float(self.diameter.value) or None,

@@ -89,7 +89,8 @@ def segment_files(
     """
     if problem := _in_the_way(places, sources, Ledger(places.out), standing):
         raise UserError(problem)  # before anything is made
-    model = load_model(settings.weights, "cpu" if scheduler else resolve_device(settings.device))
+    device = "cpu" if scheduler else resolve_device(settings.device)
+    model = load_model(settings.weights, device, settings.precision)
     with protected(*(s.path for s in sources)), sole_use(places.hidden, of=places.out):
         sweep_parts(places.out)
         ledger = Ledger(places.out)
@@ -106,7 +107,7 @@ def segment_files(
             yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
         run = _Run(places, settings, model, journal, ledger, result, len(sources))
         where: AbstractContextManager[Engine] = (
-            cluster(model, scheduler, settings.device) if scheduler else threads(model)
+            cluster(model, scheduler, settings.device, settings.precision) if scheduler else threads(model)
         )
         with where as engine:
             yield from run.go([s for s in sources if s.name not in result.done], engine)
@@ -329,7 +330,8 @@ def _write_run(
     """
     run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
     asked = settings.model_dump(mode="json")
-    of_one = {k: v for k, v in run["settings"].items() if k not in ("device", "channel", "regions")}
+    as_asked = ("device", "precision", "channel", "regions")
+    of_one = {k: v for k, v in run["settings"].items() if k not in as_asked}
     run |= {"settings": asked | of_one, **more, "images": {r.name: r.told for r in records}}
     write_text(places.out / RUN, json.dumps(run, indent=2))
 

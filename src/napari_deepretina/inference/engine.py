@@ -103,6 +103,7 @@ def threads(model: LoadedModel) -> Iterator[Engine]:
     """Here: several networks side by side on a CPU, each with its share of the cores; one on a GPU."""
     import torch
 
+    _ = model.detector  # made once, before several threads ask for it
     cores = torch.get_num_threads()
     streams = min(MOST_STREAMS, cores) if model.device.type == "cpu" else 1
     # set_num_threads is each thread's own matter, but also what new threads start with
@@ -122,17 +123,20 @@ class _Packed:
     name: str
     sha256: str
     device: str
+    precision: str
 
 
 @contextmanager
-def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[Engine]:
+def cluster(
+    model: LoadedModel, address: str, device: str = "auto", precision: str = "auto"
+) -> Iterator[Engine]:
     """A dask.distributed cluster: weights go to each worker once, a task lost with its worker is done again.
 
     Parameters
     ----------
     model : its file is what travels.
     address : of the scheduler, ``tcp://host:8786``.
-    device : for the workers; each resolves it on its own machine.
+    device, precision : for the workers; each resolves them on its own machine.
 
     Raises
     ------
@@ -153,7 +157,7 @@ def cluster(model: LoadedModel, address: str, device: str = "auto") -> Iterator[
             raise UserError(
                 f"the scheduler at {address} has no workers; start some with 'dask worker {address}'"
             )
-        packed = _Packed(read_bytes(model.path), model.path.name, model.sha256, device)
+        packed = _Packed(read_bytes(model.path), model.path.name, model.sha256, device, precision)
         sent = client.scatter(packed, broadcast=True, hash=False)
         slots = sum(w["nthreads"] for w in workers.values())
         executor, check = client.get_executor(pure=False), _Heartbeat(client).check
@@ -208,13 +212,13 @@ def _loss_told(address: str) -> Iterator[None]:
         raise UserError(f"{LOST.format(address)} ({str(error)[:120]})") from None
 
 
-_HERE: dict[tuple[str, str], LoadedModel] = {}
+_HERE: dict[tuple[str, str, str], LoadedModel] = {}
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def _on_a_worker(work: Work[R], packed: _Packed, item: Any) -> R:
     """Do the work with a network that this process builds once."""
-    key = (packed.sha256, packed.device)
+    key = (packed.sha256, packed.device, packed.precision)
     with _ONE_AT_A_TIME:
         if key not in _HERE:
             _HERE.clear()
@@ -229,9 +233,9 @@ def _unpacked(packed: _Packed) -> LoadedModel:
         path = Path(folder) / packed.name
         with written_whole(path) as part:
             part.write_bytes(packed.content)
-        return load_model(path, resolve_device(packed.device))
+        return load_model(path, resolve_device(packed.device), packed.precision)
 
 
 def networks_here() -> tuple[int, list[str]]:
     """Process id, and hashes of the weights that this process holds for a cluster: for the curious."""
-    return os.getpid(), [sha256 for sha256, _ in _HERE]
+    return os.getpid(), [sha256 for sha256, *_ in _HERE]

@@ -46,6 +46,7 @@ class Prediction:
     raw: RawInstances
     plan: Plan
     device: torch.device
+    precision: str
     notes: list[str]
     """What did not go as asked, e.g. that a GPU ran out of memory and the CPU took over."""
     evidence: NDArray[np.float32] | None = None
@@ -83,7 +84,7 @@ def predict_together(
     for one, look, pixels in zip(found, looks, seen, strict=True):
         raw = replace(look.view.restore(unlay(one, look.plan), look.plan.shape), thinned=limits.nms)
         told = look.plan.fingerprint(model.sha256, repr(look.view), None)
-        alone = Prediction(replace(raw, fingerprint=told), look.plan, device, list(notes))
+        alone = Prediction(replace(raw, fingerprint=told), look.plan, device, model.precision, list(notes))
         predictions.append(_rescored(alone, model, pixels, None))
     return predictions
 
@@ -174,7 +175,7 @@ def _prediction(
     views = np.searchsorted(numbers, joined.views).astype(np.int32)
     plan = next(look.plan for look in looks if 0 in look.numbers)
     raw = replace(joined, views=views, view_count=len(numbers))
-    return _rescored(Prediction(raw, plan, device, list(notes)), model, pixels, whole)
+    return _rescored(Prediction(raw, plan, device, model.precision, list(notes)), model, pixels, whole)
 
 
 def _rescored(
@@ -312,10 +313,11 @@ def _detect_somehow(
         if what:
             notes.append(f"{model.device} ran out of memory; {what}")
             yield Progress(0.05, notes[-1])
+        there = model if device == model.device else model.to(device)
         try:
             found: list[Detections] = []
             for part, where in zip(*(torch.split(x, at_once) for x in (inputs, windows)), strict=True):
-                found += yield from _detect(model.to(device), part, where, these)
+                found += yield from _detect(there, part, where, these)
             return found, device, notes
         except RuntimeError as error:
             if model.device.type == "cpu" or not _out_of_memory(error):
@@ -323,7 +325,8 @@ def _detect_somehow(
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
         finally:
-            model.to(model.device)
+            if there is not model:
+                model.detector.to(model.device)
     raise UserError("there is not enough memory for this image, neither on the GPU nor on the CPU")
 
 
@@ -335,7 +338,7 @@ def _detect(
     model: LoadedModel, inputs: torch.Tensor, windows: torch.Tensor, limits: Limits
 ) -> Steps[list[Detections]]:
     yield Progress(0.05, "looking for nuclei")
-    steps = model.network.detect(inputs.to(model.device), limits, windows)
+    steps = model.detector.detect(inputs.to(model.device), limits, windows)
     while True:
         try:
             share = next(steps)

@@ -114,6 +114,7 @@ class Segmentation:
             "weights": {k: v for k, v in self.weights.items() if k != "classes"},
             "settings": self.settings.model_dump(mode="json"),
             "device": describe_device(self.prediction.device),
+            "precision": self.prediction.precision,
             "notes": self.prediction.notes,
             "scale": self.prediction.plan.scale,
             "seconds": self.seconds,
@@ -143,7 +144,7 @@ def segment(image: NDArray[Any], *, model: LoadedModel | None = None, **settings
     """
     checked = make_settings(**settings)
     if model is None:
-        model = load_model(checked.weights, resolve_device(checked.device))
+        model = load_model(checked.weights, resolve_device(checked.device), checked.precision)
     return drain(segment_steps(image if hasattr(image, "dtype") else np.asarray(image), model, checked))
 
 
@@ -334,7 +335,7 @@ def empty_segmentation(shape: tuple[int, int], model: LoadedModel, settings: Seg
     """No nuclei, for an image of this (height, width) that need not be looked at."""
     info = model.info
     plan = make_plan(shape, info.architecture, trained_diameter=info.diameter, diameter=settings.diameter)
-    nothing = Prediction(RawInstances.empty(shape), plan, model.device, [])
+    nothing = Prediction(RawInstances.empty(shape), plan, model.device, model.precision, [])
     return _finished(nothing, model, settings, time.perf_counter())
 
 

@@ -23,6 +23,8 @@ class SegmentSettings(PostprocessSettings):
     """A known name or a path."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16: auto takes bfloat16 on devices that are quick at it."""
     tta: str | tuple[View, ...] = "none"
     """Test-time views: none, flips, flips-rotations, deep-retina, or a .json list of views."""
     channel_shift_seed: int | None = Field(default=None, ge=0)

@@ -144,7 +144,7 @@ def segment_stack(
     if not picture.extent:
         raise UserError(f"axes {axes!r} have no planes: use segment for a single image")
     if model is None:
-        model = load_model(checked.weights, resolve_device(checked.device))
+        model = load_model(checked.weights, resolve_device(checked.device), checked.precision)
     with threads(model) as engine:
         return drain(segment_stack_steps(picture, model, checked, engine=engine))
 

@@ -130,7 +130,7 @@ def predict_tiled(
     plan, looked, fellows = yield from _scaled(model, image, cut, diameter, adapt, options)
     fingerprint = plan.fingerprint(model.sha256, side, origin, *map(repr, (*options.values(), *regions)))
     store = TileStore(keep, f"{fingerprint}-{image_digest}") if keep else None
-    run = _Run(plan, cut(plan), model.device, store, store.read() if store else {}, regions)
+    run = _Run(plan, cut(plan), model.device, model.precision, store, store.read() if store else {}, regions)
     options["whole"] = replace(options["whole"], fellows=fellows)
     run.notes += _size_note(plan, model, diameter)
     if run.found:
@@ -161,6 +161,7 @@ class _Run:
     plan: Plan
     tiles: list[Tile]
     device: torch.device
+    precision: str
     store: TileStore | None
     found: dict[int, RawInstances]
     regions: Sequence[Region] = ()
@@ -190,7 +191,7 @@ class _Run:
         """All tiles so far as one prediction, to be thinned again: seams hold nuclei twice."""
         parts = [self.found[n] for n in sorted(self.found)]
         raw = RawInstances.concatenate(parts) if parts else RawInstances.empty(self.plan.shape)
-        return Prediction(replace(raw, thinned=1.0), self.plan, self.device, list(self.notes))
+        return Prediction(replace(raw, thinned=1.0), self.plan, self.device, self.precision, list(self.notes))
 
 
 def _zoom(plan: Plan) -> float:

@@ -182,7 +182,7 @@ def inspect_image(
     original = architecture.is_matterport
     pixels = _read(model, image, plan, settings)
     laid = matterport.lay_out(pixels, plan) if original else lay_out(pixels, plan)
-    traced = trace(model.network, laid.to(model.device), limits, plan.window)
+    traced = trace(model.detector, laid.to(model.device), limits, plan.window)
     found = Detections(
         torch.from_numpy(traced.moved[traced.detections]).double(),
         torch.from_numpy(traced.scores[traced.detections]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any, cast
 
 import torch
@@ -12,18 +11,17 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.batch import prepared, size_of
+from napari_deepretina.model.detector import Detector
 from napari_deepretina.model.matterport.network import MatterportRCNN
 from napari_deepretina.model.proposals import ProposalNetwork
-from napari_deepretina.model.regions import Detections, RegionHeads
+from napari_deepretina.model.regions import RegionHeads
 from napari_deepretina.model.targets import Target
-
-STRIDE = 64
-"""Height and width of a batch are multiples of this, the stride of P6."""
 
 
 class MaskRCNN(nn.Module):
-    """The network: called it answers losses, `detect` answers raw detections.
+    """The network in training: called it answers losses; `for_inference` gives what detects.
 
     Batch-norm layers are ordinary ones, so that training from random weights works.
     """
@@ -61,38 +59,9 @@ class MaskRCNN(nn.Module):
         losses.update(self.regions.losses(features, proposals, targets, chances))
         return cast("dict[str, Tensor]", losses)
 
-    @torch.inference_mode()
-    def detect(
-        self, images: Tensor, limits: Limits | None = None, windows: Tensor | None = None
-    ) -> Generator[float, None, list[Detections]]:
-        """Raw detections of each image, in steps, so that a caller can show progress and cancel.
-
-        Parameters
-        ----------
-        images : as for training; the network must be in evaluation mode.
-        limits : floors and caps of what is returned.
-        windows : where the images lie in the batch; it makes no difference to this network.
-
-        Yields
-        ------
-        float
-            Share of the work done, 0…1.
-
-        Returns
-        -------
-        one Detections an image, boxes in pixels of the batch.
-        """
-        limits = limits or Limits()
-        features, batch = self._features(images)
-        yield 0.4
-        proposals = self.proposals.propose(batch, features, limits)
-        yield 0.5
-        steps = self.regions.detect(features, proposals, batch.image_sizes, limits)
-        try:
-            while True:
-                yield 0.5 + 0.5 * next(steps)
-        except StopIteration as end:
-            return cast("list[Detections]", end.value)
+    def for_inference(self, dtype: torch.dtype = torch.float32) -> Detector:
+        """A copy that detects, in this precision, and shares nothing with this network."""
+        return Detector(self, dtype)
 
     def stage_modules(self) -> dict[int, list[nn.Module]]:
         """Parts of the backbone by stage, 1 (the stem) to 5."""
@@ -116,24 +85,19 @@ class MaskRCNN(nn.Module):
         self.proposals.training = True  # this module alone: it answers losses only so
 
     def _features(self, images: Tensor) -> tuple[dict[str, Tensor], ImageList]:
-        height, width = images.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}×{width}")
+        size = size_of(images)
         # Anchors and pooled features take the precision of the maps, so these are float32.
-        features = {name: f.float() for name, f in self.backbone(self.prepared(images)).items()}
-        return features, ImageList(images, [(height, width)] * len(images))
-
-    @staticmethod
-    def prepared(images: Tensor) -> Tensor:
-        """What the backbone is given of normalised images."""
-        return images.contiguous(memory_format=torch.channels_last) * 4.0 - 1.0
+        features = {name: f.float() for name, f in self.backbone(prepared(images)).items()}
+        return features, ImageList(images, [size] * len(images))
 
 
 Network = MaskRCNN | MatterportRCNN
-"""What can be trained and asked: both answer losses when called, and detections."""
+"""What can be trained: both answer losses when called."""
+Detecting = Detector | MatterportRCNN
+"""What can be asked for detections."""
 
 
-def size_of(architecture: Architecture) -> int:
+def bytes_of(architecture: Architecture) -> int:
     """Bytes of a network's weights, counted without making it."""
     with torch.device("meta"):
         return sum(value.nbytes for value in build(architecture).state_dict().values())

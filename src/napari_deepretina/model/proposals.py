@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from napari_deepretina.model.architecture import Architecture, Limits
@@ -62,14 +61,6 @@ class ProposalNetwork(RegionProposalNetwork):
             score_thresh=0.0,
         )
         self.fg_bg_sampler = AnchorSampler()
-
-    def propose(self, images: ImageList, features: dict[str, Tensor], limits: Limits) -> list[Tensor]:
-        """(N, 4) xyxy proposals of each image, best first, within the limits; evaluation mode."""
-        self._pre_nms_top_n["testing"] = limits.proposals_per_level
-        self._post_nms_top_n["testing"] = limits.proposals
-        self.score_thresh, self.nms_thresh = limits.objectness, limits.proposal_nms
-        proposals: list[Tensor] = self(images, features)[0]
-        return proposals
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.targets import Chance, Target, in_crowds, mask_targets, typical_count
 
 LEVELS = ("0", "1", "2", "3")
@@ -61,7 +61,7 @@ class Detections:
 
 
 class RegionHeads(nn.Module):
-    """Box and mask heads with their losses (training) and their raw output (inference)."""
+    """Box and mask heads with their losses."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -125,67 +125,12 @@ class RegionHeads(nn.Module):
             "loss_mask": self._mask_loss(features, regions, classes, matched, targets, chances),
         }
 
-    def detect(
-        self,
-        features: Mapping[str, Tensor],
-        proposals: list[Tensor],
-        sizes: list[tuple[int, int]],
-        limits: Limits,
-    ) -> Generator[float, None, list[Detections]]:
-        """Everything above the floors, highest score first, masks as uint8 probabilities.
-
-        Yields the share of the work done, 0…1, after the boxes and after each chunk of masks.
-        """
-        logits, deltas = self._boxes(features, proposals, sizes)
-        probabilities = logits.softmax(-1)
-        per_image = [len(p) for p in proposals]
-        found = [
-            self._filter(regions, p, d, size, limits)
-            for regions, p, d, size in zip(
-                proposals,
-                torch.split(probabilities, per_image),
-                torch.split(deltas, per_image),
-                sizes,
-                strict=True,
-            )
-        ]
-        yield 0.3
-        done, total = 0, max(1, sum(len(boxes) for boxes, _, _ in found))
-        answers = []
-        for image, (boxes, scores, classes) in enumerate(found):
-            one = {name: f[image : image + 1] for name, f in features.items()}
-            masks = [boxes.new_zeros((0, self.mask_size, self.mask_size), dtype=torch.uint8)]
-            for start in range(0, len(boxes), limits.masks_at_once):
-                some = slice(start, start + limits.masks_at_once)
-                logits = self._mask_logits(one, [boxes[some]], [sizes[image]])
-                chosen = logits[torch.arange(len(logits), device=logits.device), classes[some]]
-                masks.append((chosen.sigmoid() * 255).round().to(torch.uint8))
-                done += len(logits)
-                yield 0.3 + 0.7 * done / total
-            answers.append(Detections(boxes, scores, classes, torch.cat(masks)))
-        return answers
-
     def _boxes(
         self, features: Mapping[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         pooled = self.box_pool(dict(features), regions, sizes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits.float(), deltas.float()
-
-    def _filter(
-        self, regions: Tensor, probabilities: Tensor, deltas: Tensor, size: tuple[int, int], limits: Limits
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Best class of each region, refined, clipped, thinned by a loose NMS."""
-        scores, classes = probabilities[:, 1:].max(dim=1)
-        classes = classes + 1
-        keep = torch.nonzero(scores >= limits.score).flatten()
-        regions, scores, classes = regions[keep], scores[keep], classes[keep]
-        chosen = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[keep, classes]
-        boxes = clip_boxes_to_image(self.coder.decode_single(chosen, regions), size)
-        wide = torch.nonzero((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 1.0).flatten()
-        boxes, scores, classes = boxes[wide], scores[wide], classes[wide]
-        keep = batched_nms(boxes, scores, classes, limits.nms)[: limits.detections]
-        return boxes[keep], scores[keep], classes[keep]
 
     def _mask_logits(
         self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.batch import size_of
+from napari_deepretina.model.detector import Detector
 from napari_deepretina.model.matterport import boxes as mboxes
 from napari_deepretina.model.matterport.network import MatterportRCNN, as_pixels
-from napari_deepretina.model.network import MaskRCNN, Network
+from napari_deepretina.model.network import Detecting
+from napari_deepretina.model.pooling import Rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Traced:
 
 
 @torch.inference_mode()
-def trace(network: Network, images: Tensor, limits: Limits, window: tuple[int, int, int, int]) -> Traced:
+def trace(network: Detecting, images: Tensor, limits: Limits, window: tuple[int, int, int, int]) -> Traced:
     """The steps of ``network.detect`` for one image, with the same result.
 
     Parameters
@@ -63,48 +64,29 @@ def trace(network: Network, images: Tensor, limits: Limits, window: tuple[int, i
     return _torchvision(network, images, limits)
 
 
-def _torchvision(network: MaskRCNN, images: Tensor, limits: Limits) -> Traced:
-    body = network.backbone.body(network.prepared(images))
-    features, batch = network._features(images)
-    size = batch.image_sizes[0]
-    rpn = network.proposals
-    objectness, deltas = rpn.head(list(features.values()))
-    anchors = rpn.anchor_generator(batch, list(features.values()))[0]
-    counts = [int(o[0].numel()) for o in objectness]
-    logits, deltas = concat_box_prediction_layers(objectness, deltas)
-    probability = logits.flatten().sigmoid()
-    decoded = rpn.box_coder.decode(deltas, [anchors]).view(-1, 4)
-    level = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(anchors.device)
-    best = [
-        part.topk(min(limits.proposals_per_level, len(part))).indices + start
-        for part, start in zip(logits.flatten().split(counts), np.cumsum([0, *counts]).tolist(), strict=False)
+def _torchvision(network: Detector, images: Tensor, limits: Limits) -> Traced:
+    size = size_of(images)
+    body = network.pyramid.body(network.laid(images))
+    features = network.maps(images)
+    logits, _ = network.rate(features)
+    counts = torch.tensor([one.shape[1] for one in logits])
+    anchors = [
+        network.anchors_at(k, torch.arange(len(one[0]), device=one.device), size, features[k].shape)
+        for k, one in enumerate(logits)
     ]
-    considered = torch.cat(best)
-    boxes = clip_boxes_to_image(decoded[considered], size)
-    wanted = remove_small_boxes(boxes, rpn.min_size)
-    wanted = wanted[probability[considered[wanted]] >= limits.objectness]
-    considered, boxes = considered[wanted], boxes[wanted]
-    kept = batched_nms(boxes, probability[considered], level[considered], limits.proposal_nms)
-    kept = kept[: limits.proposals]
-    heads = network.regions
-    logits, deltas = heads._boxes(features, [boxes[kept]], [size])
-    scores, classes = logits.softmax(-1)[:, 1:].max(dim=1)
-    classes = classes + 1
-    chosen = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[torch.arange(len(classes)), classes]
-    moved = clip_boxes_to_image(heads.coder.decode_single(chosen, boxes[kept]), size)
-    sure = torch.nonzero(
-        (scores >= limits.score) & ((moved[:, 2:] - moved[:, :2]).amin(dim=1) >= 1)
-    ).flatten()
-    final = sure[batched_nms(moved[sure], scores[sure], classes[sure], limits.nms)[: limits.detections]]
-    masks = [boxes.new_zeros((0, heads.mask_size, heads.mask_size))]
-    for some in torch.split(final, limits.masks_at_once):
-        values = heads._mask_logits(features, [moved[some]], [size])
-        masks.append(values[torch.arange(len(some)), classes[some]].sigmoid())
+    (first,) = network.consider(features, size, limits)
+    rows = Rows.of(features[:4])
+    second = network.answer(rows, first.proposals, 0, size, limits)
+    boxes, classes = second.boxes[second.kept], second.classes[second.kept]
+    masks = [boxes.new_zeros((0, network.mask_size, network.mask_size))]
+    for some in torch.split(torch.arange(len(boxes), device=boxes.device), limits.masks_at_once):
+        masks.append(network.shapes(rows, boxes[some], classes[some], 0))
     maps = {f"C{int(k) + 2}": m for k, m in body.items()}
-    maps |= {f"P{k}": m for k, m in enumerate(features.values(), start=2)}
+    maps |= {f"P{k}": m for k, m in enumerate(features, start=2)}
     return _numbers(
-        anchors, level + 2, probability, considered, boxes, kept, scores, classes, moved, final,
-        torch.cat(masks), maps,
+        torch.cat(anchors), torch.repeat_interleave(torch.arange(len(counts)), counts) + 2,
+        torch.cat(logits, 1)[0].sigmoid(), first.places, first.boxes, first.kept,
+        second.scores, second.classes, second.boxes, second.kept, torch.cat(masks), maps,
     )  # fmt: skip
 
 

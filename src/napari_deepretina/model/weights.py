@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded, user_data_folder, written_whole
 from napari_deepretina.intake import first_fault, parse_json
 from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.precision import resolve_precision
 from napari_deepretina.model.rescoring import Rescoring
 from napari_deepretina.model.runs import LAST, find_run, weights_in
 from napari_deepretina.postprocess.settings import PostprocessSettings
@@ -23,7 +24,7 @@ from napari_deepretina.postprocess.settings import PostprocessSettings
 if TYPE_CHECKING:
     import torch
 
-    from napari_deepretina.model.network import Network
+    from napari_deepretina.model.network import Detecting, Network
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "nuclei"
@@ -74,13 +75,28 @@ class WeightsInfo(BaseModel):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network in evaluation mode with its description, on a device."""
+    """A network with its description, and where and how it detects.
+
+    Attributes
+    ----------
+    network : the one that was trained, on the device where it is; inference does not move it.
+    device : where `detector` is.
+    precision : float32, bfloat16 or float16: of the detector's weights and maps.
+    """
 
     network: Network
     info: WeightsInfo
     path: Path
     sha256: str
     device: torch.device
+    precision: str = "float32"
+
+    @functools.cached_property
+    def detector(self) -> Detecting:
+        """What detects: made of the network when it is first asked for."""
+        import torch
+
+        return self.network.for_inference(getattr(torch, self.precision)).to(self.device)
 
     def limits(self, asked: Limits | None = None) -> Limits:
         """The limits asked for; those of what is rescored where the weights rescore."""
@@ -88,8 +104,10 @@ class LoadedModel:
         return self.info.rescoring.limits(asked) if self.info.rescoring else asked
 
     def to(self, device: torch.device) -> LoadedModel:
-        """The same model on another device; the network moves, it is not copied."""
-        return LoadedModel(self.network.to(device), self.info, self.path, self.sha256, device)
+        """The same model on another device; the detector moves, it is not copied."""
+        moved = replace(self, device=device)
+        moved.__dict__["detector"] = self.detector.to(device)
+        return moved
 
 
 def user_folder() -> Path:
@@ -176,39 +194,43 @@ def sha256_of(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def load_model(name_or_path: str | Path = DEFAULT, device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(
+    name_or_path: str | Path = DEFAULT, device: str | torch.device = "cpu", precision: str = "auto"
+) -> LoadedModel:
     """Build the network that a weights file describes and fill it.
 
     Parameters
     ----------
     name_or_path : as `find` takes it; a ``.safetensors`` file of ours or a Keras file of Matterport's.
-    device : where the network goes.
+    device : where it detects.
+    precision : in which it detects: auto, float32, bfloat16 or float16, see `resolve_precision`.
 
     Raises
     ------
     UserError
         If the file is missing, truncated, of another kind (pickles are never opened), or does not
-        fit the network that it describes.
+        fit the network that it describes; or the precision cannot be had.
     """
     import torch
 
     from napari_deepretina.model.network import build
 
-    path = find(name_or_path)
+    path, device = find(name_or_path), torch.device(device)
     if is_keras(path):
-        return _load_keras(path, torch.device(device))
+        resolve_precision(precision, device, matterport=True)
+        return _load_keras(path, device)
     tensors, info = _open(path, tensors=True)
     _fits(path, tensors, info)
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     _hold_numbers(path, tensors)
+    precision = resolve_precision(precision, device, matterport=info.architecture.is_matterport)
     network = build(info.architecture)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
-    network = network.eval().to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedModel(network, info, path, sha256_of(path), torch.device(device))
+    return LoadedModel(network.eval(), info, path, sha256_of(path), device, precision)
 
 
 def _fits(path: Path, tensors: Mapping[str, torch.Tensor], info: WeightsInfo) -> None:
@@ -242,7 +264,7 @@ def _load_keras(path: Path, device: torch.device) -> LoadedModel:
 
     imported = import_keras(path)
     info = info_of(imported, path.stem, path.name)
-    return LoadedModel(imported.network.to(device), info, path, sha256_of(path), device)
+    return LoadedModel(imported.network, info, path, sha256_of(path), device)
 
 
 def save_weights(

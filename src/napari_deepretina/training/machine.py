@@ -13,7 +13,8 @@ import torch
 from lightning.fabric import Fabric
 
 from napari_deepretina.errors import UserError, out_of_memory
-from napari_deepretina.inference.device import fast_cpu_bfloat16, resolve_device
+from napari_deepretina.inference.device import resolve_device
+from napari_deepretina.model.precision import fast_cpu_bfloat16
 from napari_deepretina.training.recipe import Recipe
 
 

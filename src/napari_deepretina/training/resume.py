@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import believed
-from napari_deepretina.model.network import Network, build, size_of
+from napari_deepretina.model.network import Network, build, bytes_of
 from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.asked import RECORD, Asked, read_record
 from napari_deepretina.training.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ def recorded_start(folder: Path) -> tuple[Network, WeightsInfo] | None:
     """An unfilled network as the run's, with its description; None where the folder does not tell."""
     try:
         info = WeightsInfo.model_validate(read_record(folder)[1]["info"])
-        size = size_of(info.architecture)
+        size = bytes_of(info.architecture)
         believed(size, size, str(folder / RECORD))
         return build(info.architecture), info
     except (UserError, KeyError, ValidationError):

@@ -85,6 +85,12 @@ class MatterportRCNN(nn.Module):
         features = self.pyramid(images)
         return losses(self, features, _shape(images), targets)
 
+    def for_inference(self, dtype: torch.dtype = torch.float32) -> MatterportRCNN:
+        """The network itself: it computes in float32 only, and shares its layers with what is trained."""
+        if dtype != torch.float32:
+            raise ValueError(f"Matterport's network computes in float32, not in {dtype}")
+        return self.eval()
+
     @torch.inference_mode()
     def detect(
         self, images: Tensor, limits: Limits | None = None, windows: Tensor | None = None
