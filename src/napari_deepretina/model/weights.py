@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded, user_data_folder, written_whole
+from napari_deepretina.heap import keep_blocks
 from napari_deepretina.intake import first_fault, parse_json
 from napari_deepretina.model.architecture import Architecture, Limits
 from napari_deepretina.model.precision import resolve_precision
@@ -96,6 +97,7 @@ class LoadedModel:
         """What detects: made of the network when it is first asked for."""
         import torch
 
+        keep_blocks()
         return self.network.for_inference(getattr(torch, self.precision)).to(self.device)
 
     def limits(self, asked: Limits | None = None) -> Limits:
