@@ -16,7 +16,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import measure
-from napari_deepretina.data.augment import DEEP_RETINA, Augmentation, random_crop
+from napari_deepretina.data.augment import random_crop
+from napari_deepretina.data.augmentation import DEEP_RETINA, Augmentation
 from napari_deepretina.data.synthetic import synthetic_nuclei
 
 SIZE, CROPS = 256, 20

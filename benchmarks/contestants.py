@@ -82,15 +82,16 @@ def stardist(threads: int) -> dict[str, Work]:
         if key not in known:  # the answer of a perfect network
             known[key] = edt_prob(labels)[::2, ::2], star_dist(labels, 32)[::2, ::2]
             return -1
-        found, _ = model._instances_from_prediction(labels.shape, *known[key], prob_thresh=0.5, nms_thresh=0.4)
+        found, _ = model._instances_from_prediction(
+            labels.shape, *known[key], prob_thresh=0.5, nms_thresh=0.4
+        )
         return int(found.max())
 
     return {"image": network, "after": after, "folder": lambda path: one_by_one(path, network)}
 
 
 def cellpose(threads: int) -> dict[str, Work]:
-    """The current network (SAM's large transformer) with random weights, in bfloat16 as it comes; its dynamics
-    on the true flows, apart."""
+    """Cellpose's network with random weights, in bfloat16 as it comes; its dynamics on true flows, apart."""
     import torch
     from cellpose import dynamics
     from cellpose.core import run_net

@@ -4,8 +4,8 @@
 --stardist ENVIRONMENT/bin/python --cellpose ENVIRONMENT/bin/python``
 
 An environment of StarDist is made with ``pip install stardist==0.9.2 tensorflow-cpu``, one of Cellpose with
-``pip install cellpose``; where none is given, that one is left out. All processes stay alive and take turns, one
-thread each (or as many as ``--threads`` says), so that drift hits all alike.
+``pip install cellpose``; where none is given, that one is left out. All processes stay alive and take turns,
+one thread each (or as many as ``--threads`` says), so that drift hits all alike.
 
 Of those whose weights cannot be had without a network, random weights run: the seconds of a network do not
 depend on them, those of what comes after do. So StarDist's suppression and Cellpose's dynamics run apart, on
@@ -82,8 +82,7 @@ def contestants(arguments: argparse.Namespace) -> dict[str, Contestant]:
 
 
 def timed(running: dict[str, Contestant], kind: str, what: object, runs: int) -> list[list[object]]:
-    """A row for each that does this kind of work; the first turn warms up and does not count,
-    unless it is the only one."""
+    """A row for each that does this kind of work; the first turn counts only where it is the last as well."""
     told: dict[str, list[dict[str, Any]]] = {}
     for turn in range(runs + 1):
         for name, ask in running.items():
@@ -122,7 +121,14 @@ def limit(threads: int) -> list[list[object]]:
             spent = statistics.median(segment(image, model=model).seconds["network"] for _ in range(5))
             reached = needed / spent
             rows.append(
-                [weights, precision, f"{needed / 2:.0f}", f"{peak:.0f}", f"{reached:.0f}", f"{reached / peak:.0%}"]
+                [
+                    weights,
+                    precision,
+                    f"{needed / 2:.0f}",
+                    f"{peak:.0f}",
+                    f"{reached:.0f}",
+                    f"{reached / peak:.0%}",
+                ]
             )
     return rows
 
@@ -135,7 +141,9 @@ def _seconds(work: Any) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="where the folder's images come from")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

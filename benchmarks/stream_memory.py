@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 import measure
-from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.crops import CropStream, Decoded
 from napari_deepretina.data.sample import Sample
 from napari_deepretina.data.synthetic import synthetic_nuclei

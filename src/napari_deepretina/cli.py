@@ -12,15 +12,11 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from napari_deepretina import __version__
-from napari_deepretina.cli_evaluate import add_evaluate
-from napari_deepretina.cli_inspect import add_inspect
-from napari_deepretina.cli_segment import add_segment
-from napari_deepretina.cli_train import add_recipes, add_train
-from napari_deepretina.cli_weights import add_weights
 from napari_deepretina.errors import UserError, one_line, out_of_memory
 from napari_deepretina.files import exists, protected
 
@@ -43,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what decoders find odd is told by ourselves
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        arguments = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        arguments = _parser(words).parse_args(words)
         with _ending_cleanly(), protected(*_inputs_of(arguments)):
             code = int(arguments.run(arguments))
             sys.stdout.flush()  # a full disk counts as failure while it can still be told
@@ -130,19 +127,35 @@ def _inputs_of(arguments: argparse.Namespace) -> Iterator[Path]:
                     yield from input_files(path, apart_from=results)
 
 
-def _parser() -> _Parser:
+_COMMANDS = {
+    "segment": ("cli_segment.add_segment", "find the nuclei in images"),
+    "evaluate": ("cli_evaluate.add_evaluate", "score predictions, or weights, against truth"),
+    "train": ("cli_train.add_train", "learn from annotated images"),
+    "recipes": ("cli_train.add_recipes", "list and show recipes for training"),
+    "weights": ("cli_weights.add_weights", "list, describe, fetch and convert weights"),
+    "sample": ("cli.add_sample", "write a sample image"),
+    "inspect": ("cli_inspect.add_inspect", "see every step of a detection, weights, data and errors"),
+}
+"""Name → the function that declares its options, and what it is for."""
+
+
+def _parser(argv: Sequence[str]) -> _Parser:
+    """With the options of the command that is asked for; to import all takes most of a second."""
     parser = _Parser(prog="napari-deepretina", description="Find, score and learn nuclei.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (add_segment, add_evaluate, add_train, add_recipes, add_weights, _add_sample, add_inspect):
-        add(commands)
+    for name, (where, help_) in _COMMANDS.items():
+        command = commands.add_parser(name, help=help_)
+        if name in argv:
+            module, function = where.split(".")
+            getattr(import_module(f"napari_deepretina.{module}"), function)(command)
     return parser
 
 
-def _add_sample(commands: argparse._SubParsersAction[_Parser]) -> None:
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Declare the command and its options."""
     from napari_deepretina.data.samples import SAMPLES
 
-    parser = commands.add_parser("sample", help="write a sample image")
     parser.add_argument("name", choices=list(SAMPLES), metavar="NAME", help=", ".join(SAMPLES))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".tif or .png")
     parser.set_defaults(run=_sample, reads=())

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from napari_deepretina.data.label_sets import LabelSet
 
 
-def add_evaluate(commands: Any) -> None:
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Declare the command and its options."""
-    parser = commands.add_parser("evaluate", help="score predictions, or weights, against truth")
     kinds = "folder or zip of label images, Kaggle folder, RLE CSV or COCO JSON"
     parser.add_argument("--truth", metavar="T", help=kinds)
     parser.add_argument("--pred", metavar="P", help=kinds)

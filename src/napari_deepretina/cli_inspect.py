@@ -9,9 +9,8 @@ from typing import Any
 from napari_deepretina.errors import UserError
 
 
-def add_inspect(commands: Any) -> None:
+def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("inspect", help="see every step of a detection, weights, data and errors")
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="an image file")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where PNG and JSON go")
     parser.add_argument("--weights", default="nuclei", metavar="NAME|PATH")

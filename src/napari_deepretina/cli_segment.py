@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from napari_deepretina.inference.sources import Source
 
 
-def add_segment(commands: Any) -> None:
+def add_segment(parser: argparse.ArgumentParser) -> None:
     """Declare the command and its options."""
-    parser = commands.add_parser("segment", help="find the nuclei in images")
     parser.add_argument(
         "inputs",
         nargs="*",
@@ -79,6 +78,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """One option a field of SegmentSettings, with its default and its help."""
     from typing import Literal, get_args, get_origin
 
+    from napari_deepretina.documented import meanings
     from napari_deepretina.inference.settings import ADVISED, SegmentSettings
 
     for name, field in SegmentSettings.model_fields.items():
@@ -87,7 +87,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             default = f" (default: what the weights advise, else {field.default})"
         else:
             default = "" if field.default is None else f" (default {field.default})"
-        told = (field.description or "").replace("%", "%%") + default
+        told = meanings(SegmentSettings).get(name, "").replace("%", "%%") + default
         option, where = "--" + name.replace("_", "-"), f"setting_{name}"
         if field.annotation is bool:
             parser.add_argument(option, dest=where, action=argparse.BooleanOptionalAction, help=told)

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from napari_deepretina.training.run import Plan
 
 
-def add_train(commands: Any) -> None:
+def add_train(parser: argparse.ArgumentParser) -> None:
     """Declare the command and its options."""
-    parser = commands.add_parser("train", help="learn from annotated images")
     parser.add_argument(
         "recipe",
         nargs="?",
@@ -94,9 +93,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_recipes(commands: Any) -> None:
+def add_recipes(parser: argparse.ArgumentParser) -> None:
     """Declare the command and its actions."""
-    parser = commands.add_parser("recipes", help="list and show recipes for training")
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=type(parser))
     actions.add_parser("list", help="shipped recipes, a line each").set_defaults(run=_list, reads=())
     show = actions.add_parser("show", help="a recipe with every key explained, to be saved and changed")

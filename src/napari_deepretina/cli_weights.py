@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from napari_deepretina.errors import UserError
 
 
-def add_weights(commands: Any) -> None:
+def add_weights(parser: argparse.ArgumentParser) -> None:
     """Declare the command and its actions."""
-    parser = commands.add_parser("weights", help="list, describe, fetch and convert weights")
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=type(parser))
     actions.add_parser("list", help="weights known by name").set_defaults(run=_list, reads=())
     info = actions.add_parser("info", help="what a weights file says of itself")

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from napari_deepretina.cli import main
-from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.coco_dataset import CocoDataset
 from napari_deepretina.data.coco_truth import coco_truth
 from napari_deepretina.data.crops import CropStream, Decoded, target_of

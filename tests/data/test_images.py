@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_deepretina.data.augment import Augmentation, random_crop
+from napari_deepretina.data.augment import random_crop
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.crops import CropStream, Decoded, collate, target_of
 from napari_deepretina.data.normalise import intensity_range, normalise
 from napari_deepretina.data.samples import SAMPLES, sample_image

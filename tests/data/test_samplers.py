@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from napari_deepretina.data.augment import DEEP_RETINA, Augmentation, random_crop
+from napari_deepretina.data.augment import random_crop
+from napari_deepretina.data.augmentation import DEEP_RETINA, Augmentation
 from napari_deepretina.data.crops import CropStream, Decoded, target_of
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.kinds import kind_of

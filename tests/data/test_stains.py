@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_deepretina.data.augment import Augmentation, random_crop
+from napari_deepretina.data.augment import random_crop
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.sample import Sample

@@ -27,7 +27,11 @@ def settled(network, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for values, low in ((module.running_var, 0.5), (module.weight.data, 0.5), (module.bias.data, -0.2)):
+            for values, low in (
+                (module.running_var, 0.5),
+                (module.weight.data, 0.5),
+                (module.bias.data, -0.2),
+            ):
                 values.copy_(torch.rand(values.shape, generator=generator) * 0.6 + low)
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
     return network.eval()
@@ -72,7 +76,9 @@ def test_detections_are_those_of_torchvisions_parts(tiny_architecture, changes, 
     detector = network.for_inference()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in detector.modules())
     found = drain(detector.detect(images, LIMITS))
-    for ours, (boxes, scores, classes, masks) in zip(found, by_torchvision(network, images, LIMITS), strict=True):
+    for ours, (boxes, scores, classes, masks) in zip(
+        found, by_torchvision(network, images, LIMITS), strict=True
+    ):
         assert len(scores) > 5
         torch.testing.assert_close(ours.scores, scores, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(ours.boxes, boxes, atol=1e-3, rtol=1e-4)
@@ -115,7 +121,7 @@ def test_pooling_is_roi_align(side, samples, canonical):
 
 
 def test_bfloat16_finds_the_same_nuclei():
-    image, truth = synthetic_nuclei((256, 256), 40, diameter=24, seed=1)
+    image, _ = synthetic_nuclei((256, 256), 40, diameter=24, seed=1)
     exact, quick = (
         segment(image, model=load_model("nuclei-small", precision=p)) for p in ("float32", "bfloat16")
     )
@@ -128,7 +134,7 @@ def test_bfloat16_finds_the_same_nuclei():
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes a processor wait for another: values that Python reads, and sizes that depend on them."""
+    """Counts what makes processors wait for each other: values that Python reads, and sizes."""
 
     def __init__(self):
         super().__init__()

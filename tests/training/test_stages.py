@@ -13,7 +13,7 @@ import tifffile
 import torch
 
 from napari_deepretina.cli import main
-from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.crops import CropStream, Decoded
 from napari_deepretina.data.shapes import ShapesDataset
 from napari_deepretina.data.synthetic import SyntheticDataset

@@ -19,6 +19,7 @@ from napari_deepretina._widgets.regions import WHOLE, region_choices
 from napari_deepretina._widgets.result_layers import own_layer
 from napari_deepretina._widgets.sliders import TITLES
 from napari_deepretina._widgets.stack_box import StackBox
+from napari_deepretina.documented import meanings
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.precision import CHOICES as PRECISIONS
 from napari_deepretina.model.weights import DEFAULT, available
@@ -73,7 +74,7 @@ class SegmentForm(Dock):
             "enough views agree on: slower, a little surer."
         )
         self.score = FloatSlider(label="lowest score", min=0.05, max=0.95, step=0.01, value=score.default)
-        self.score.tooltip = score.description
+        self.score.tooltip = meanings(PostprocessSettings)["score"]
         self.diameter = FloatSpinBox(label="diameter, px", min=0, max=2000, step=1, value=0)
         self.diameter.tooltip = (
             "Expected diameter of a nucleus in pixels. 0 keeps the image's scale, but enlarges small images."

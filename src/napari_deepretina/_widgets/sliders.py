@@ -6,6 +6,7 @@ from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, Slider, SpinBox
 
+from napari_deepretina.documented import meanings
 from napari_deepretina.postprocess import PostprocessSettings
 
 TITLES = {
@@ -41,5 +42,5 @@ def sliders() -> dict[str, Any]:
     for name, control in controls.items():
         control.native.setObjectName(name)
         control.label = TITLES.get(name, name.replace("_", " "))
-        control.tooltip = PostprocessSettings.model_fields[name].description or ""
+        control.tooltip = meanings(PostprocessSettings).get(name, "")
     return controls

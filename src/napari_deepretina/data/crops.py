@@ -11,7 +11,8 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_deepretina.data.augment import Augmentation, random_crop
+from napari_deepretina.data.augment import random_crop
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.hook import Hook, apply_hook
 from napari_deepretina.data.normalise import eight_bit
 from napari_deepretina.data.reading import best_for_labels, readings

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from napari_deepretina.data.normalise import normalise
 from napari_deepretina.data.sample import Sample
-from napari_deepretina.data.stains import coloured
 
 Kind = Literal["bright on dark", "dark on bright", "stained tissue"]
 
@@ -18,6 +15,10 @@ def kind_of(sample: Sample) -> Kind:
 
     An image without nuclei, or full of them, counts as bright on dark.
     """
+    import torch
+
+    from napari_deepretina.data.stains import coloured
+
     image, inside = sample.image, sample.labels > 0
     pixels = normalise(image)
     if coloured(torch.from_numpy(pixels).movedim(2, 0)):

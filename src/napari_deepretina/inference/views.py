@@ -23,7 +23,7 @@ SMALL_SIDE = 512
 class View(BaseModel):
     """One way to look at an image: flips, then quarter turns, then a scale for each axis."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flip_ud: bool = False
     """Upside down."""

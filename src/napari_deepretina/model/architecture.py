@@ -36,7 +36,7 @@ class Architecture(BaseModel):
     All lengths are in pixels of the network's input.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Backbone = "resnet50"
     classes: tuple[str, ...] = Field(default=("nucleus",), min_length=1)
@@ -113,7 +113,7 @@ class Limits(BaseModel):
     The caps hold for one image; a field with 2,000 nuclei stays under all of them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     objectness: float = 0.05
     """Proposals that the first stage is surer are background are not looked at again."""

@@ -64,9 +64,7 @@ class Rows:
         index = (first[:, None] + rows * width[:, None])[:, :, None] + columns[:, None]
         weights = high[:, :, None] * wide[:, None]
         cells = (len(boxes), side, 2 * samples, side, 2 * samples)
-        index, weights = (
-            x.view(cells).transpose(2, 3).reshape(-1, 4 * samples**2) for x in (index, weights)
-        )
+        index, weights = (x.view(cells).transpose(2, 3).reshape(-1, 4 * samples**2) for x in (index, weights))
         return _summed(self.table, index, weights).view(len(boxes), side, side, self.table.shape[1])
 
 
@@ -97,7 +95,5 @@ def _summed(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """(M, C): of each row of (M, K) indices and weights, the weighted sum of the table's rows."""
     weights = weights.to(table.dtype)
     if table.device.type == "mps":  # which has no weighted bags
-        return sum(
-            table[index[:, k]] * weights[:, k : k + 1] for k in range(index.shape[1])
-        )  # type: ignore[return-value]
+        return sum(table[index[:, k]] * weights[:, k : k + 1] for k in range(index.shape[1]))  # type: ignore[return-value]
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weights)

@@ -115,7 +115,7 @@ def compared(evidence: NDArray[np.float32], fellows: Fellows) -> NDArray[np.floa
 class Rescoring(BaseModel):
     """Learnt figures, kept in the header of a weights file: of five or all inputs, and H hidden units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: tuple[float, ...] = Field(min_length=5, max_length=8)
     spread: tuple[float, ...] = Field(min_length=5, max_length=8)

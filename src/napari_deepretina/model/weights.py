@@ -308,7 +308,7 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Any], WeightsInfo]:
             "use a .safetensors file written by napari-deepretina"
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt" if tensors else "np") as file:
             header = (file.metadata() or {}).get(_KEY)
             if header is None:
                 raise UserError(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 _AT_ONCE = 2_000_000
 
@@ -125,6 +128,8 @@ def close_pairs(boxes: NDArray[np.float32], min_iou: float) -> Pairs:
 
 
 def _tree(points: NDArray[np.float64]) -> cKDTree:
+    from scipy.spatial import cKDTree  # takes a while to import, and a dock opens without it
+
     return cKDTree(points, leafsize=24, balanced_tree=False, compact_nodes=False)
 
 

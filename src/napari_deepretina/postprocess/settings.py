@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class PostprocessSettings(BaseModel):
     """Frozen settings; unknown names are errors. Lengths and areas are in pixels of the image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     score: float = Field(default=0.5, ge=0, le=1)
     """Nuclei with a lower score are left out."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from napari_deepretina import __version__
-from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.crops import CropStream, Decoded, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError

@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from napari_deepretina.data.augment import Augmentation
+from napari_deepretina.data.augmentation import Augmentation
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import Sampler, round_of
+from napari_deepretina.documented import meanings
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, expanded
 from napari_deepretina.intake import faults, parse_json, read_text
@@ -26,7 +27,7 @@ _SHIPPED = files("napari_deepretina.training") / "recipes"
 class Stage(BaseModel):
     """One stretch of training with settings of its own; its optimiser starts afresh."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     steps: int = Field(default=0, ge=0)
@@ -101,7 +102,7 @@ class Stage(BaseModel):
 class Recipe(BaseModel):
     """All that decides a training run, but for the data and the machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     description: str = ""
@@ -229,7 +230,7 @@ def _told(model: type[BaseModel], values: dict[str, Any], *, told: bool = True) 
     """Lines of TOML, each under a comment with its meaning."""
     lines = []
     for key, value in values.items():
-        meaning = " ".join((model.model_fields[key].description or "").split())
+        meaning = meanings(model).get(key, "")
         lines += [*(textwrap.wrap(f"# {meaning}", 100, subsequent_indent="# ") if told and meaning else ())]
         lines += _pairs({key: value})
     return "\n".join(lines) + "\n"
