@@ -44,11 +44,28 @@ def test_the_block_works():
     assert import_all(("napari_deepretina._widgets.segment",), GUI).returncode != 0
 
 
-def test_importing_the_package_is_light():
-    script = (
-        "import sys, napari_deepretina; print([m for m in ('torch', 'numpy', 'qtpy') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("script", "heavy"),
+    [
+        ("import napari_deepretina", ("torch", "numpy", "qtpy", "pydantic")),
+        ("sys.argv[1:] = ['--help']", ("torch", "numpy", "qtpy", "pydantic")),
+        ("sys.argv[1:] = ['recipes', 'list']", ("torch", "qtpy")),
+        ("sys.argv[1:] = ['weights', 'list']", ("torch", "qtpy")),
+        ("from napari_deepretina._widgets import segment, tune, train, inspect", ("torch",)),
+    ],
+    ids=["the package", "--help", "recipes list", "weights list", "docks"],
+)
+def test_what_opens_at_once_leaves_the_heavy_parts_alone(script, heavy):
+    """Nobody waits for torch but who needs it, and in a window it would stand still meanwhile."""
+    lines = [
+        "import contextlib, os, sys", script, "from napari_deepretina.cli import main",
+        "with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null), contextlib.suppress(SystemExit):",
+        "    len(sys.argv) > 1 and main()",
+        f"print([m for m in {heavy} if m in sys.modules])",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
