@@ -190,7 +190,7 @@ def test_a_folder_goes_through_the_network_in_batches(folder, tmp_path, nuclei_m
         pool = engine.executor
         from contextlib import nullcontext
 
-        spied = Engine(Spy(), nuclei_model, 4, batch=2)
+        spied = Engine(Spy(), nuclei_model, 4, batch=lambda _: 2)
         monkeypatch.setattr(batch, "threads", lambda model: nullcontext(spied))
         assert main(["segment", str(folder), "--out", str(tmp_path / "o"), "--device", "cpu"]) == 0
     assert seen == [2, 1, 2, 1]

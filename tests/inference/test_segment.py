@@ -8,6 +8,8 @@ import napari_deepretina
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
+from napari_deepretina.inference import predict as predict_module
+from napari_deepretina.inference.card import Room
 from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.planes import layout_of, take_plane, take_stack
@@ -259,7 +261,9 @@ class Overfull:
 
 @pytest.mark.parametrize(("room", "ends_on", "notes"), [(999, "cuda", 0), (20, "cuda", 1), (0, "cpu", 2)])
 def test_out_of_memory_falls_back_and_says_so(monkeypatch, room, ends_on, notes):
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(predict_module, "room_on", lambda _: Room(None))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     network = Overfull(room)
     cuda = torch.device("cuda", 0)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from napari_deepretina.instances import Instances, RawInstances
-from napari_deepretina.postprocess import PostprocessSettings, postprocess
+from napari_deepretina.postprocess import PostprocessSettings, overlaps, postprocess
 from napari_deepretina.postprocess.masks import place_masks
 from napari_deepretina.postprocess.overlaps import resolve_overlaps
 
@@ -99,6 +99,22 @@ def test_dropped_nuclei_give_their_pixels_back():
     kept, index = resolve_overlaps(three, max_lost=0.7)
     assert index.tolist() == [0, 2]  # the second would lose four fifths
     assert kept.to_labels().tolist() == [[1, 1, 1, 1, 2, 2]]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_wide_images_keep_what_is_taken_as_bits(seed):
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 20, (12, 2))
+    boxes = np.concatenate([corner, np.minimum(corner + rng.integers(1, 12, (12, 2)), (29, 25))], axis=1)
+    masks = tuple(rng.random((b[3] - b[1], b[2] - b[0])) < 0.8 for b in boxes)
+    classes = rng.integers(1, 3, 12).astype(np.int32)
+    given = Instances(boxes, masks, rng.random(12).astype(np.float32), classes, (25, 29))
+    usual, index = resolve_overlaps(given, max_lost=0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlaps, "WIDE", 0)
+        wide, same = resolve_overlaps(given, max_lost=0.7)
+    assert np.array_equal(index, same)
+    assert all(np.array_equal(a, b) for a, b in zip(usual.masks, wide.masks, strict=True))
 
 
 @given(st.integers(0, 2**32 - 1))

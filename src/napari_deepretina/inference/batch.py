@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +183,7 @@ class _Run:
             yield from self._large(*large.pop(0), engine)
 
     def _batches(
-        self, sources: Sequence[Source], large: list[tuple[Source, Picture]], most: int
+        self, sources: Sequence[Source], large: list[tuple[Source, Picture]], most: Callable[[float], int]
     ) -> Iterator[tuple[list[_Read], tuple[SegmentSettings, list[Any]] | UserError]]:
         """Small images in groups of one size; what is not small goes to `large`."""
         group: list[_Read] = []
@@ -208,7 +208,7 @@ class _Run:
                 if len(large) > 1:  # let it be done before more are read
                     yield [], (self.settings, [])
                 continue
-            if pixels and ((plan.padded, settings) != alike or len(pixels) >= most):
+            if pixels and ((plan.padded, settings) != alike or len(pixels) >= most(plan.megapixels)):
                 yield group, (alike[1], pixels)
                 group, pixels = [], []
             alike = plan.padded, settings

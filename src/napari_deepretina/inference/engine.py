@@ -24,9 +24,9 @@ R = TypeVar("R")
 Work = Callable[[LoadedModel, Any], R]
 """Done for each item; a function of a module, or a partial of one, for it may travel."""
 
-MOST_STREAMS = 4
-"""Networks that run side by side on a CPU: images alone do not keep many cores busy."""
-GPU_BATCH = 8
+FEW_CORES, MOST_STREAMS = 4, 8
+"""Up to so many cores each has a network of its own; beyond, trials tell how many networks run side by side,
+so many at most, for each takes memory."""
 NO_MEMORY = "there is not enough memory for it: close other programs, or give smaller tiles (--tile 512)"
 CHECK_EVERY, AWAY = 1.0, 60.0
 """Seconds between two looks at a cluster that does not answer, and those after which it is given up."""
@@ -44,13 +44,13 @@ class Engine:
     executor : takes the calls.
     model : what stands for the network in a call: itself, or where the cluster keeps it.
     ahead : calls that are in flight at most; what they hold is in memory.
-    batch : small images that are worth a common call.
+    batch : how many small images of so many megapixels are worth a common call.
     """
 
     executor: Executor
     model: Any
     ahead: int
-    batch: int = 1
+    batch: Callable[[float], int] = lambda megapixels: 1
     _call: Callable[..., Any] = lambda work, model, item: work(model, item)
     _check: Callable[[], None] | None = None
 
@@ -103,15 +103,57 @@ def threads(model: LoadedModel) -> Iterator[Engine]:
     """Here: several networks side by side on a CPU, each with its share of the cores; one on a GPU."""
     import torch
 
+    from napari_deepretina.inference.card import room_on
+
     _ = model.detector  # made once, before several threads ask for it
     cores = torch.get_num_threads()
-    streams = min(MOST_STREAMS, cores) if model.device.type == "cpu" else 1
+    streams = streams_of(model, cores) if model.device.type == "cpu" else 1
     # set_num_threads is each thread's own matter, but also what new threads start with
     pool = ThreadPoolExecutor(streams, "segment", torch.set_num_threads, (max(1, cores // streams),))
     try:
-        yield Engine(pool, model, streams + 2, 1 if model.device.type == "cpu" else GPU_BATCH)
+        yield Engine(pool, model, streams + 2, room_on(model.device).most)
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
+def streams_of(model: LoadedModel, cores: int) -> int:
+    """How many networks side by side look at most images a second on so many cores of a CPU.
+
+    Where cores are few, one each: a network with a core of its own never waits. Where they are many, memory
+    may be what is short, and how soon differs between machines: it is tried, once for each model.
+    """
+    if cores <= FEW_CORES:
+        return cores
+    if (known := _TRIED.get((model.sha256, cores))) is None:
+        choices = [s for s in (1, 2, 4, MOST_STREAMS) if s <= cores]
+        known = _TRIED[model.sha256, cores] = max(choices, key=lambda s: _looks_a_second(model, s, cores))
+    return known
+
+
+_TRIED: dict[tuple[str, int], int] = {}
+_TRIAL = 256
+"""Side of the image of a trial: small enough to take no time, large enough to need memory."""
+
+
+def _looks_a_second(model: LoadedModel, streams: int, cores: int) -> float:
+    """Images a second of so many networks side by side, on all cores together."""
+    import torch
+
+    from napari_deepretina.inference.steps import drain
+    from napari_deepretina.model.architecture import Limits
+
+    def look(_: object) -> None:
+        drain(model.detector.detect(image, Limits(detections=50)))
+
+    image = torch.rand(1, 3, _TRIAL, _TRIAL, generator=torch.Generator().manual_seed(0))
+    try:
+        with ThreadPoolExecutor(streams, "trial", torch.set_num_threads, (cores // streams,)) as pool:
+            list(pool.map(look, range(streams)))  # warms up
+            begun = time.perf_counter()
+            list(pool.map(look, range(2 * streams)))
+            return 2 * streams / (time.perf_counter() - begun)
+    finally:
         torch.set_num_threads(cores)
 
 

@@ -18,6 +18,7 @@ from napari_deepretina.data.normalise import eight_bit, normalise
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
+from napari_deepretina.inference.card import downloaded, room_on, uploaded
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.inference.views import View, shift_channels
@@ -338,11 +339,12 @@ def _detect(
     model: LoadedModel, inputs: torch.Tensor, windows: torch.Tensor, limits: Limits
 ) -> Steps[list[Detections]]:
     yield Progress(0.05, "looking for nuclei")
-    steps = model.detector.detect(inputs.to(model.device), limits, windows)
-    while True:
-        try:
-            share = next(steps)
-        except StopIteration as end:
-            found: list[Detections] = end.value
-            return found
-        yield Progress(0.05 + 0.85 * share, "drawing masks" if share > 0.5 else "looking for nuclei")
+    megapixels = len(inputs) * inputs.shape[-2] * inputs.shape[-1] / 1e6
+    with room_on(model.device).measured(megapixels):
+        steps = model.detector.detect(uploaded(inputs, model.device), limits, windows)
+        while True:
+            try:
+                share = next(steps)
+            except StopIteration as end:
+                return downloaded(end.value)
+            yield Progress(0.05 + 0.85 * share, "drawing masks" if share > 0.5 else "looking for nuclei")
