@@ -85,7 +85,15 @@ def tiny_weights(tmp_path_factory, tiny_architecture) -> Path:
 
 @pytest.fixture(scope="session")
 def nuclei_model():
-    """The bundled network on the CPU."""
+    """The quick one of the bundled networks, on the CPU."""
     from napari_deepretina.model.weights import load_model
 
-    return load_model("nuclei")
+    return load_model("nuclei-small")
+
+
+@pytest.fixture(scope="session")
+def default_model():
+    """The bundled network that is used where nobody chooses, on the CPU: three times as slow."""
+    from napari_deepretina.model.weights import DEFAULT, load_model
+
+    return load_model(DEFAULT)

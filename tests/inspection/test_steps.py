@@ -133,13 +133,13 @@ def test_what_is_there_is_not_missed(inspection):
     assert why_missed(inspection, *a_pixel(inspection.labels, 3)).step == "found"
 
 
-def test_missed_for_want_of_an_anchor(nuclei_model):
+def test_missed_for_want_of_an_anchor(default_model):
     """A disc of 900 pixels, far beyond the largest anchor."""
     rows, columns = np.ogrid[:1024, :1024]
     truth = (((rows - 512) ** 2 + (columns - 512) ** 2) < 450**2).astype(np.int32)
     rng = np.random.default_rng(0)
     image = (truth * 120 + rng.integers(0, 30, truth.shape)).astype(np.uint8)
-    steps = inspect_image(nuclei_model, image, PostprocessSettings(score=0.9))
+    steps = inspect_image(default_model, image, PostprocessSettings(score=0.9))
     steps.labels[:] = 0  # whatever it took the disc for
     missed = why_missed(steps, 512, 512, truth)
     assert missed.step == "no anchor"
@@ -221,10 +221,10 @@ def test_a_real_image_step_by_step(nuclei_model, stage1):
         assert told.sentence
 
 
-def test_lazy_images_are_read_and_huge_ones_refused(nuclei_model):
+def test_lazy_images_are_read_and_huge_ones_refused(default_model):
     import dask.array
 
-    lazy = inspect_image(nuclei_model, dask.array.from_array(IMAGE, chunks=100))
+    lazy = inspect_image(default_model, dask.array.from_array(IMAGE, chunks=100))
     assert len(lazy.instances) > 20
     with pytest.raises(UserError, match="crop the image"):
-        inspect_image(nuclei_model, dask.array.zeros((6000, 6000), dtype=np.uint8))
+        inspect_image(default_model, dask.array.zeros((6000, 6000), dtype=np.uint8))

@@ -148,7 +148,7 @@ def _looks_a_second(model: LoadedModel, streams: int, cores: int) -> float:
 
     image = torch.rand(1, 3, _TRIAL, _TRIAL, generator=torch.Generator().manual_seed(0))
     try:
-        with ThreadPoolExecutor(streams, "trial", torch.set_num_threads, (cores // streams,)) as pool:
+        with ThreadPoolExecutor(streams, "trial", torch.set_num_threads, (max(1, cores // streams),)) as pool:
             list(pool.map(look, range(streams)))  # warms up
             begun = time.perf_counter()
             list(pool.map(look, range(2 * streams)))
