@@ -225,4 +225,4 @@ def _recorded(path: Path) -> dict[str, Any]:
             "give --weights with that file"
         )
     kept = run.model_dump(include={"inputs", "part", "axes", "series", "formats", "beside", "recursive"})
-    return {k: v for k, v in kept.items() if v} | {"settings": run.settings}
+    return {k: v for k, v in kept.items() if v} | {"settings": {**run.settings, "precision": run.precision}}

@@ -159,6 +159,9 @@ def test_a_run_can_be_repeated(folder, tmp_path, monkeypatch, capsys):
         assert np.array_equal(tifffile.imread(out / f"f{i}.tif"), tifffile.imread(again / f"f{i}.tif"))
     assert (out / "submission.csv").read_text() == (again / "submission.csv").read_text()
     one, two = (json.loads((o / "run.json").read_text()) for o in (out, again))
+    # what auto came to is repeated, on whichever machine
+    assert (one["settings"].pop("precision"), two["settings"].pop("precision")) == ("auto", "float32")
+    assert one["precision"] == two["precision"] == "float32"
     assert one["settings"] == two["settings"]
     assert one["weights"] == two["weights"]
     one["weights"]["sha256"] = "0" * 64

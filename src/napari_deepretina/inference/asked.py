@@ -27,6 +27,7 @@ class RunRecord(BaseModel):
     Attributes
     ----------
     settings : fields of `SegmentSettings`.
+    precision : in which the network ran; the first versions knew no other.
     inputs … recursive : what the command line was given.
     images : what came of each, by name.
     skipped : why, by place.
@@ -34,6 +35,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     settings: dict[str, Any]
+    precision: str = "float32"
     weights: WeightsUsed | None = None
     inputs: list[str] = []
     part: str | None = None
