@@ -101,8 +101,8 @@ class SegmentForm(Dock):
         form = QFormLayout()
         rows: list[tuple[str, Any]] = [
             ("image", "image"), ("look in", "region"), ("channel", "channel"),
-            ("weights", ("weights", "weights_file")), ("device", ("device", "precision")), ("views", "views"),
-            ("lowest score", "score"), ("diameter, px", ("diameter", "measure")),
+            ("weights", ("weights", "weights_file")), ("device, precision", ("device", "precision")),
+            ("views", "views"), ("lowest score", "score"), ("diameter, px", ("diameter", "measure")),
             ("intensities", "intensity"), ("", "invert"), ("result", "result"),
         ]  # fmt: skip
         for text, names in rows:
