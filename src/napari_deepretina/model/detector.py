@@ -79,7 +79,8 @@ class Detector(nn.Module):
         self.dtype = dtype
         self.pyramid = folded(network.backbone)
         first, second = network.proposals, network.regions
-        self.anchors = first.anchor_generator
+        self.cells: Tensor  # (levels, A, 4), anchors around the middle of a place
+        self.register_buffer("cells", torch.stack(first.anchor_generator.cell_anchors))
         self.first_coder, self.second_coder = first.box_coder, second.coder
         self.smallest: float = first.min_size
         self.objectness = folded(first.head.conv)
@@ -109,7 +110,7 @@ class Detector(nn.Module):
         Yields
         ------
         float
-            Share of the work done, 0…1, the last time 1.
+            Share of the work done, 0…1.
 
         Returns
         -------
@@ -151,7 +152,7 @@ class Detector(nn.Module):
 
     def rate(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Of each level the anchors' logits (B, A) and deltas (B, A, 4), float32."""
-        kinds = self.anchors.num_anchors_per_location()[0]
+        kinds = self.cells.shape[1]
         logits, deltas = [], []
         for level in maps:
             hidden = self.objectness(level).permute(0, 2, 3, 1)
@@ -169,12 +170,11 @@ class Detector(nn.Module):
         size : of the batch.
         shape : of the level's map.
         """
-        base = self.anchors.cell_anchors[level].to(places.device)
+        base = self.cells[level]
         cell, kind = places // len(base), places % len(base)
         y = torch.div(cell, shape[-1], rounding_mode="floor") * (size[0] // shape[-2])
         x = cell % shape[-1] * (size[1] // shape[-1])
-        anchors: Tensor = torch.stack([x, y, x, y], 1) + base[kind]
-        return anchors
+        return torch.stack([x, y, x, y], 1) + base[kind]
 
     def consider(self, maps: list[Tensor], size: tuple[int, int], limits: Limits) -> list[Considered]:
         """The first stage: proposals of each image of a batch of this (height, width)."""
