@@ -388,3 +388,17 @@ def test_parts_of_killed_processes_are_swept_away(tmp_path, tiny_weights):
     ]
     assert main([*words, "--device", "cpu"]) == 0
     assert [p.name for p in out.glob(".*.part.*")] == [f".{os.getpid()}.part.x.tif"]
+
+
+def test_a_terminal_says_what_it_waits_for(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    words = ["segment", str(tmp_path / "missing.tif"), "--out", str(tmp_path / "out")]
+    for more, said in (([], True), (["--quiet"], False)):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        assert main([*words, *more]) == 2
+        told = sys.stderr.getvalue()
+        assert ("loading PyTorch and the weights" in told) == said
+        assert "missing.tif" in told.splitlines()[-1]

@@ -73,7 +73,7 @@ class Reporter:
         if text and (self._bar is None or self._verbose):
             self.say(text)
         if self._bar is not None:
-            self._bar.set_postfix_str(beside, refresh=False)
+            self._bar.set_postfix_str(beside, refresh=bool(beside))
             self._bar.update(max(0.0, done - self._last))
             self._last = max(done, self._last)
 

@@ -97,6 +97,16 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> int:
+    with Reporter.of(arguments) as reporter:
+        reporter.at(0, beside="loading PyTorch and the weights")  # that takes seconds, the first time many
+        skipped, done = _segmented(arguments, reporter)
+    if skipped:
+        _tell_skipped(skipped, done)
+    return 0
+
+
+def _segmented(arguments: argparse.Namespace, reporter: Reporter) -> tuple[dict[str, str], int]:
+    """Messages of the images that were skipped, by place, and how many are done."""
     from napari_deepretina.inference.batch import segment_files
     from napari_deepretina.inference.results import FORMATS, Places
     from napari_deepretina.inference.settings import make_settings
@@ -139,15 +149,12 @@ def _segment(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
         asked=asked,
     )
-    with Reporter.of(arguments) as reporter:
-        for note in notes:
-            reporter.say(note)
-        result = reporter.drain(steps)
-        for note in result.notes:
-            reporter.say(note)
-    if result.skipped:
-        _tell_skipped(result.skipped, len(result.done))
-    return 0
+    for note in notes:
+        reporter.say(note)
+    result = reporter.drain(steps)
+    for note in result.notes:
+        reporter.say(note)
+    return result.skipped, len(result.done)
 
 
 def _keep_paths(settings: dict[str, Any]) -> None:
