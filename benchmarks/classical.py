@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", default="nuclei")
     arguments = parser.parse_args()
     _, val = split_data([arguments.data])
-    model = load_model(arguments.weights)
+    model = load_model(arguments.weights, precision="float32")
     methods = {
         f"ours, {arguments.weights}": lambda image: segment(image, model=model).labels,
         "Otsu + watershed": otsu_watershed,

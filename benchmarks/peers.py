@@ -121,7 +121,7 @@ def predict(arguments: argparse.Namespace) -> None:
         from napari_deepretina.inference.segment import segment
         from napari_deepretina.model.weights import load_model
 
-        network = load_model(arguments.weights)
+        network = load_model(arguments.weights, precision="float32")
 
         def found(image: np.ndarray) -> np.ndarray:
             return segment(image, model=network).labels

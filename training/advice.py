@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--part", default="val", choices=["val", "train"])
     parser.add_argument("--most", type=int, help="images of each set at most; by default all")
     arguments = parser.parse_args()
-    model = load_model(arguments.weights)
+    model = load_model(arguments.weights, precision="float32")
     tried = [PostprocessSettings(score=s, min_area=a) for a in AREAS for s in SCORES]
     scores = np.zeros((len(tried), len(arguments.data)))
     for k, path in enumerate(arguments.data):

@@ -61,7 +61,7 @@ def main() -> None:
     row("weights", "set", "image type", "images", "score", "95 % interval", "F1", "AP .50", "AP .75", "s")
     row(*["---"] * 10)
     for name in arguments.weights:
-        model = load_model(name)
+        model = load_model(name, precision="float32")
         means = []
         for path in arguments.data:
             _, val = split_data([path])

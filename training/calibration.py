@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", default="nuclei")
     arguments = parser.parse_args()
     _, val = split_data(arguments.data)
-    model = load_model(arguments.weights)
+    model = load_model(arguments.weights, precision="float32")
     own = replace(model, info=model.info.model_copy(update={"rescoring": None}))
     columns = {"the network's own": column(*seen(own, val))}
     if model.info.rescoring:
