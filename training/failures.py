@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--weights", default="nuclei")
     parser.add_argument("--of-each", type=int, default=2)
     arguments = parser.parse_args()
-    model = load_model(arguments.weights)
+    model = load_model(arguments.weights, precision="float32")
     rows: dict[str, list[tuple[float, Sample, np.ndarray]]] = {}
     for path in arguments.data:
         _, val = split_data([path])

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     _, val = split_data([arguments.data])
-    model = load_model(arguments.weights)
+    model = load_model(arguments.weights, precision="float32")
     advice = float(model.info.postprocess.get("score", 0.5))
     rows: list[dict[str, Any]] = []
     looked: dict[str, tuple[list[RawInstances], float]] = {}

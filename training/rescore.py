@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="images of each set at most; by default all")
     arguments = parser.parse_args()
     train = all_of(arguments.data, "train", most=arguments.most)
-    model = learn_rescoring(load_model(arguments.weights), train)
+    model = learn_rescoring(load_model(arguments.weights, precision="float32"), train)
     save_weights(model.network.state_dict(), model.info, arguments.out)
     print(arguments.out, model.info.rescoring)
 

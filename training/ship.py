@@ -44,7 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     run: Path = arguments.run
-    model = load_model(run / "weights.safetensors" if run.is_dir() else run)
+    model = load_model(run / "weights.safetensors" if run.is_dir() else run, precision="float32")
     given = dict(text.split("=") for text in arguments.advise)
     advice = PostprocessSettings.model_validate({**model.info.postprocess, **given})
     told = {k: v for k, v in advice.model_dump().items() if k in {*model.info.postprocess, *given}}
