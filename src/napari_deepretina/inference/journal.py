@@ -199,7 +199,7 @@ def key_of(sha256: str, info: WeightsInfo, settings: SegmentSettings) -> str:
     ----------
     sha256, info : of the weights.
     """
-    decides = settings.model_dump(mode="json", exclude={"device", "weights"})
+    decides = settings.model_dump(mode="json", exclude={"device", "precision", "weights"})
     decides |= settings.postprocessing(info).model_dump(mode="json")
     text = json.dumps([sha256, decides], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
