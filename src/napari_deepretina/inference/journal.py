@@ -193,7 +193,7 @@ def reviewed(records: Mapping[str, Record]) -> dict[str, Record]:
 
 
 def key_of(sha256: str, info: WeightsInfo, settings: SegmentSettings) -> str:
-    """Equal for runs that give the same results, whatever device they run on.
+    """Equal for runs that give the same results, whatever device and precision they run in.
 
     Parameters
     ----------
