@@ -1,11 +1,15 @@
 """Tiles give what the whole image gives: nuclei on seams whole and once."""
 
+import time
+
 import numpy as np
 import pytest
 
 from napari_deepretina.data.reading import NOTHING, Reading
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation.matching import match
+from napari_deepretina.inference import tiles as tiles_module
 from napari_deepretina.inference.engine import threads
 from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.segment import segment, segment_steps, strict_limits
@@ -282,3 +286,26 @@ def test_a_damaged_tile_is_looked_at_again(tmp_path, damage):
     else:
         path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[damage])
     assert set(store.read()) == {1}
+
+
+def test_the_next_tile_is_read_while_the_network_looks_at_one():
+    begun = []
+
+    def tiles_to_read():
+        for k in range(3):
+            begun.append(k)
+            yield k
+        raise UserError("the disk is gone")
+
+    ahead = tiles_module._ahead(tiles_to_read())
+    assert next(ahead) == 0
+    end = time.monotonic() + 10
+    while len(begun) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert begun == [0, 1]  # without being asked, and no further
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(UserError, match="the disk is gone"):
+        next(ahead)
+    left = tiles_module._ahead(iter([1, 2, 3]))
+    assert next(left) == 1
+    left.close()

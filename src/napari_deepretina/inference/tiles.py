@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.rescoring import Fellows, fellows_of
 from napari_deepretina.model.weights import LoadedModel
+
+T = TypeVar("T")
 
 MARGIN = 128
 """Pixels of the network's input around a tile that are looked at as well: more than a nucleus is wide."""
@@ -304,12 +307,21 @@ def _look_at_all(
     todo = _todo(image, run, options["whole"].reading)
     work = partial(_predict_tile, {**options, "scale": run.plan.scale})
     if engine is None:
-        yield from _one_by_one(model, todo, work, run)
+        yield from _one_by_one(model, _ahead(todo), work, run)
         return
     for number, answer in engine.map(partial(_drained, work), todo):
         if isinstance(answer, UserError):
             raise answer
         yield run.take(number, answer)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before is worked on: slow disks and lazy arrays."""
+    with ThreadPoolExecutor(1, "read-ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _one_by_one(
