@@ -16,7 +16,7 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.batch import prepared
 from napari_deepretina.model.network import build
-from napari_deepretina.model.pooling import Rows
+from napari_deepretina.model.pooling import Rows, _gathered, _summed
 from napari_deepretina.model.weights import load_model
 
 LIMITS = Limits(score=0.02, objectness=0.3, proposals_per_level=300, proposals=200, detections=50)
@@ -116,6 +116,8 @@ def test_pooling_is_roi_align(side, samples, canonical):
     order = torch.argsort(images, stable=True)
     found = rows.pooled(boxes[order], images[order], side, samples=samples, canonical_size=canonical)
     torch.testing.assert_close(found.permute(0, 3, 1, 2), expected, atol=2e-4, rtol=1e-4)
+    bag = torch.tensor([[0, 3, 2], [1, 1, 0]]), torch.tensor([[0.5, 0.25, 0.25], [1.0, 2.0, 3.0]])
+    torch.testing.assert_close(_gathered(rows.table, *bag), _summed(rows.table, *bag))
     none = rows.pooled(boxes[:0], images[:0], side, samples=samples, canonical_size=canonical)
     assert none.shape == (0, side, side, 5)
 

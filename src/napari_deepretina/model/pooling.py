@@ -95,5 +95,13 @@ def _summed(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """(M, C): of each row of (M, K) indices and weights, the weighted sum of the table's rows."""
     weights = weights.to(table.dtype)
     if table.device.type == "mps":  # which has no weighted bags
-        return sum(table[index[:, k]] * weights[:, k : k + 1] for k in range(index.shape[1]))  # type: ignore[return-value]
+        return _gathered(table, index, weights)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weights)
+
+
+def _gathered(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """The same sums, row by row of all bags."""
+    summed = table[index[:, 0]] * weights[:, :1]
+    for k in range(1, index.shape[1]):
+        summed = summed + table[index[:, k]] * weights[:, k : k + 1]
+    return summed
