@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, in the words of Python or of torch."""
-    told = str(error)
+    told = str(error).lower()
     says_so = "out of memory" in told or "allocate memory" in told
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
 

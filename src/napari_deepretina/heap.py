@@ -25,10 +25,10 @@ def keep_blocks() -> None:
     By default each goes back to the system when it is freed, and to take its pages anew costs a tenth of a
     network's time. What is kept goes back with `release`, and at the heap's end by itself.
     """
-    for name, size in ((_MMAP_THRESHOLD, 128 << 20), (_TRIM_THRESHOLD, 256 << 20)):
-        option = _of_glibc("mallopt")
-        if option is not None:
-            option(name, size)
+    option = _of_glibc("mallopt")
+    if option is not None:
+        option(_MMAP_THRESHOLD, 128 << 20)
+        option(_TRIM_THRESHOLD, 256 << 20)
 
 
 class Trim:

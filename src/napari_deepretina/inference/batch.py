@@ -89,8 +89,10 @@ def segment_files(
     """
     if problem := _in_the_way(places, sources, Ledger(places.out), standing):
         raise UserError(problem)  # before anything is made
-    device = "cpu" if scheduler else resolve_device(settings.device)
-    model = load_model(settings.weights, device, settings.precision)
+    if scheduler:  # whose workers have devices of their own
+        model = load_model(settings.weights)
+    else:
+        model = load_model(settings.weights, resolve_device(settings.device), settings.precision)
     with protected(*(s.path for s in sources)), sole_use(places.hidden, of=places.out):
         sweep_parts(places.out)
         ledger = Ledger(places.out)

@@ -125,13 +125,14 @@ def streams_of(model: LoadedModel, cores: int) -> int:
     """
     if cores <= FEW_CORES:
         return cores
-    if (known := _TRIED.get((model.sha256, cores))) is None:
+    tried = model.sha256, model.precision, cores
+    if tried not in _TRIED:
         choices = [s for s in (1, 2, 4, MOST_STREAMS) if s <= cores]
-        known = _TRIED[model.sha256, cores] = max(choices, key=lambda s: _looks_a_second(model, s, cores))
-    return known
+        _TRIED[tried] = max(choices, key=lambda s: _looks_a_second(model, s, cores))
+    return _TRIED[tried]
 
 
-_TRIED: dict[tuple[str, int], int] = {}
+_TRIED: dict[tuple[str, str, int], int] = {}
 _TRIAL = 256
 """Side of the image of a trial: small enough to take no time, large enough to need memory."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.normalise import eight_bit, normalise
 from napari_deepretina.data.reading import Reading
-from napari_deepretina.errors import UserError
+from napari_deepretina.errors import UserError, out_of_memory
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.card import downloaded, room_on, uploaded
 from napari_deepretina.inference.plan import Plan, make_plan
@@ -321,7 +321,7 @@ def _detect_somehow(
                 found += yield from _detect(there, part, where, these)
             return found, device, notes
         except RuntimeError as error:
-            if model.device.type == "cpu" or not _out_of_memory(error):
+            if model.device.type == "cpu" or not out_of_memory(error):
                 raise
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -329,10 +329,6 @@ def _detect_somehow(
             if there is not model:
                 model.detector.to(model.device)
     raise UserError("there is not enough memory for this image, neither on the GPU nor on the CPU")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def _detect(

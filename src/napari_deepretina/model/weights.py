@@ -80,7 +80,8 @@ class LoadedModel:
 
     Attributes
     ----------
-    network : the one that was trained, on the device where it is; inference does not move it.
+    network : the one that was trained, on the CPU where it was loaded. One of Matterport's detects by itself,
+        and is where `detector` is.
     device : where `detector` is.
     precision : float32, bfloat16 or float16: of the detector's weights and maps.
     """
