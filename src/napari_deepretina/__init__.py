@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from napari_deepretina.inference.segment import Segmentation, segment
     from napari_deepretina.inference.stacks import StackSegmentation, segment_stack
     from napari_deepretina.model.weights import load_model
+    from napari_deepretina.teaching.session import teach
     from napari_deepretina.training.run import train
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "load_model",
     "segment",
     "segment_stack",
+    "teach",
     "train",
 ]
 
@@ -29,6 +31,7 @@ _LAZY = {
     "segment_stack": "napari_deepretina.inference.stacks",
     "StackSegmentation": "napari_deepretina.inference.stacks",
     "load_model": "napari_deepretina.model.weights",
+    "teach": "napari_deepretina.teaching.session",
     "train": "napari_deepretina.training.run",
 }
 

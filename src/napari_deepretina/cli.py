@@ -131,6 +131,7 @@ _COMMANDS = {
     "segment": ("cli_segment.add_segment", "find the nuclei in images"),
     "evaluate": ("cli_evaluate.add_evaluate", "score predictions, or weights, against truth"),
     "train": ("cli_train.add_train", "learn from annotated images"),
+    "teach": ("cli_teach.add_teach", "learn from a few corrected nuclei, in seconds"),
     "recipes": ("cli_train.add_recipes", "list and show recipes for training"),
     "weights": ("cli_weights.add_weights", "list, describe, fetch and convert weights"),
     "sample": ("cli.add_sample", "write a sample image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +70,26 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
         metavar="RUN.JSON",
         help="repeat a run: its inputs, settings and weights, unless others are given",
     )
-    _add_settings(parser)
+    add_settings(parser)
     add_loudness(parser)
     parser.set_defaults(run=_segment, reads=("replay", "setting_weights", "setting_tta"))
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option a field of SegmentSettings, with its default and its help."""
+def add_settings(parser: argparse.ArgumentParser, but: Container[str] = ()) -> None:
+    """One option a field of SegmentSettings, with its default and its help.
+
+    Parameters
+    ----------
+    but : fields that the command has no use for.
+    """
     from typing import Literal, get_args, get_origin
 
     from napari_deepretina.documented import meanings
     from napari_deepretina.inference.settings import ADVISED, SegmentSettings
 
     for name, field in SegmentSettings.model_fields.items():
+        if name in but:
+            continue
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         if name in ADVISED:
             default = f" (default: what the weights advise, else {field.default})"
@@ -94,6 +102,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         else:
             metavar = None if choices else name.upper()
             parser.add_argument(option, dest=where, choices=choices, metavar=metavar, help=told)
+
+
+def chosen_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of `add_settings` that were given."""
+    given = {k.removeprefix("setting_"): v for k, v in vars(arguments).items() if k.startswith("setting_")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -112,11 +126,7 @@ def _segmented(arguments: argparse.Namespace, reporter: Reporter) -> tuple[dict[
     from napari_deepretina.inference.settings import make_settings
 
     asked = _recorded(arguments.replay) if arguments.replay else {"settings": {}}
-    asked["settings"] |= {
-        k.removeprefix("setting_"): v
-        for k, v in vars(arguments).items()
-        if k.startswith("setting_") and v is not None
-    }
+    asked["settings"] |= chosen_settings(arguments)
     for name, value in (
         ("part", arguments.part),
         ("axes", arguments.axes),

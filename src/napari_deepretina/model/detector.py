@@ -222,7 +222,7 @@ class Detector(nn.Module):
     def shapes(self, rows: Rows, boxes: Tensor, classes: Tensor, image: int) -> Tensor:
         """(N, S, S) float32 probabilities of each box's class, in one image of the batch."""
         side = self.mask_size // 2
-        pooled = self._pooled(rows, boxes, image, side).permute(0, 3, 1, 2)
+        pooled = self.pooled(rows, boxes, image, side).permute(0, 3, 1, 2)
         hidden = F.relu(self.mask_enlarged(self.mask_head(pooled).permute(0, 2, 3, 1)), inplace=True)
         # each place becomes two by two
         channels = self.mask_answers.in_features
@@ -234,7 +234,7 @@ class Detector(nn.Module):
         """Logits (P, classes) and deltas (P, classes, 4), float32."""
         answers = [self.second_answers.weight.new_zeros((0, self.second_answers.out_features))]
         for some in torch.split(regions, BOXES_AT_ONCE) if len(regions) else ():
-            hidden = self._pooled(rows, some, image, 7).flatten(1)
+            hidden = self.pooled(rows, some, image, 7).flatten(1)
             for layer in self.box_layers:
                 hidden = F.relu(layer(hidden), inplace=True)
             answers.append(self.second_answers(hidden.float()))
@@ -242,7 +242,8 @@ class Detector(nn.Module):
         logits, deltas = torch.cat(answers).tensor_split([classes], dim=1)
         return logits, deltas.reshape(-1, classes, 4)
 
-    def _pooled(self, rows: Rows, boxes: Tensor, image: int, side: int) -> Tensor:
+    def pooled(self, rows: Rows, boxes: Tensor, image: int, side: int) -> Tensor:
+        """(N, side, side, C) of what lies under boxes (N, 4) in one image of the batch."""
         return rows.pooled(
             boxes,
             torch.full((len(boxes),), image, device=boxes.device),

@@ -38,6 +38,22 @@ def normalisation_of(architecture: Architecture) -> str:
     return "RGB 0-255 minus (123.7, 116.8, 103.9)" if architecture.is_matterport else PERCENTILES
 
 
+class Taught(BaseModel):
+    """What a file of taught heads is a difference to, and what taught it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    base: str
+    """Name of the weights."""
+    sha256: str
+    """Of their file."""
+    corrections: int
+    images: int
+    before: dict[str, float] = {}
+    """Of the corrections kept aside: ``found``, ``missed``, ``extra``, ``mean_iou``."""
+    after: dict[str, float] = {}
+
+
 class WeightsInfo(BaseModel):
     """What the header of a weights file says."""
 
@@ -62,6 +78,8 @@ class WeightsInfo(BaseModel):
     """Settings of post-processing that suit these weights."""
     rescoring: Rescoring | None = None
     """How the network's scores are seen in the light of the other detections; None leaves them."""
+    taught: Taught | None = None
+    """Given, the file holds no more than what differs from other weights."""
 
     @field_validator("postprocess")
     @classmethod
@@ -222,9 +240,12 @@ def load_model(
     if is_keras(path):
         resolve_precision(precision, device, matterport=True)
         return _load_keras(path, device)
-    tensors, info = _open(path, tensors=True)
+    tensors, info = _numbers(path)
+    if info.taught is not None:
+        from napari_deepretina.model.taught import added, base_file
+
+        tensors = added(_numbers(base_file(path, info))[0], tensors, path)
     _fits(path, tensors, info)
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     _hold_numbers(path, tensors)
     precision = resolve_precision(precision, device, matterport=info.architecture.is_matterport)
     network = build(info.architecture)
@@ -234,6 +255,12 @@ def load_model(
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
     return LoadedModel(network.eval(), info, path, sha256_of(path), device, precision)
+
+
+def _numbers(path: Path) -> tuple[dict[str, torch.Tensor], WeightsInfo]:
+    """A file's tensors, floating ones as float32, and its header."""
+    tensors, info = _open(path, tensors=True)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, info
 
 
 def _fits(path: Path, tensors: Mapping[str, torch.Tensor], info: WeightsInfo) -> None:
