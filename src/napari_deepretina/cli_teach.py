@@ -48,7 +48,15 @@ def _teach(arguments: argparse.Namespace) -> int:
     with Reporter.of(arguments) as reporter:
         reporter.at(0, beside="loading PyTorch and the weights")
         from napari_deepretina.inference.settings import make_settings
-        from napari_deepretina.teaching.session import target_of, teach_steps, teacher_of, write
+        from napari_deepretina.model.weights import find
+        from napari_deepretina.teaching.session import (
+            base_of,
+            remembered_of,
+            target_of,
+            teach_steps,
+            teacher_of,
+            write,
+        )
 
         if len(arguments.files) % 2:
             raise UserError(f"{arguments.files[-1]} has no partner: give images and labels in turn")
@@ -56,7 +64,9 @@ def _teach(arguments: argparse.Namespace) -> int:
         settings = make_settings(**chosen_settings(arguments))
         images, labels = arguments.files[::2], arguments.files[1::2]
         pairs = [_pair(Path(i), Path(k)) for i, k in zip(images, labels, strict=True)]
-        teacher, earlier = teacher_of(settings.weights, settings.device, settings.precision)
+        path = find(settings.weights)
+        teacher = teacher_of(base_of(path), settings.device, settings.precision)
+        earlier = list(remembered_of(path))
         steps = teach_steps(teacher, pairs, settings, earlier, complete=arguments.complete)
         lessons = reporter.drain(steps)
         reporter.say(str(lessons))

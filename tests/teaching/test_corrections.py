@@ -5,7 +5,8 @@ import pytest
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.instances import Instances
-from napari_deepretina.teaching.corrections import Corrections, highest_iou, of_document, of_labels, windows
+from napari_deepretina.postprocess.pairs import highest_iou
+from napari_deepretina.teaching.corrections import Corrections, of_document, of_labels, windows
 from tests.document.test_document import begun, stack
 
 

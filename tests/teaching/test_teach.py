@@ -17,7 +17,7 @@ from napari_deepretina.teaching import teach as teaching
 from napari_deepretina.teaching.corrections import Corrections
 from napari_deepretina.teaching.lesson import GROUND, MOST, NEAR, RIGHT, WRONG, lesson_of
 from napari_deepretina.teaching.memory import keep, memory_of, recall
-from napari_deepretina.teaching.session import target_of, teacher_of, write
+from napari_deepretina.teaching.session import base_of, remembered_of, target_of, teacher_of, write
 from napari_deepretina.teaching.teach import Teacher
 from napari_deepretina.teaching.told import Told, told_of
 
@@ -123,7 +123,7 @@ def test_a_base_beside_the_file_will_do(taught, tmp_path, monkeypatch):
 
 def test_teaching_goes_on_from_a_file(taught, tmp_path):
     path = write(taught.lessons, taught.teacher, tmp_path / "mine.safetensors")
-    teacher, earlier = teacher_of(str(path), "cpu", "float32")
+    teacher, earlier = teacher_of(base_of(path), "cpu", "float32"), list(remembered_of(path))
     assert teacher.base.info.name == "nuclei-small"
     (known,) = earlier
     assert known.key == taught.material.key

@@ -34,8 +34,8 @@ REST_MS = 150
 """After the hand rests for so long, what is too slow to follow a slider catches up."""
 
 
-_Before = tuple[Document, Any, PostprocessSettings]
-"""A result that another run replaced: its document, its layer's mark, and where its sliders began."""
+_Before = tuple[Document, Any, PostprocessSettings, str]
+"""A result that was replaced: its document, its layer's mark, where its sliders began, and by what."""
 
 
 class DocumentView:
@@ -82,9 +82,14 @@ class DocumentView:
         self.show_features()
         self._tell()
 
-    def replace(self, document: Document) -> None:
-        """Show another result in this layer; `undo` goes back to the one before, with all its steps."""
-        self._earlier.append((self.document, self.layer.metadata.get(KEY), self.begun_with))
+    def replace(self, document: Document, what: str = "segment again") -> None:
+        """Show another result in this layer; `undo` goes back to the one before, with all its steps.
+
+        Parameters
+        ----------
+        what : made it, in words.
+        """
+        self._earlier.append((self.document, self.layer.metadata.get(KEY), self.begun_with, what))
         self._later.clear()
         self._show(document, document.settings)
 
@@ -112,8 +117,8 @@ class DocumentView:
         """Back to the result before, or forward to the one after; whether there is one."""
         if not source:
             return False
-        target.append((self.document, self.layer.metadata.get(KEY), self.begun_with))
-        document, mark, begun_with = source.pop()
+        document, mark, begun_with, what = source.pop()
+        target.append((self.document, self.layer.metadata.get(KEY), self.begun_with, what))
         self.layer.metadata = {**self.layer.metadata, KEY: mark}
         self._show(document, begun_with)
         hub.shown.emit(self.layer)
@@ -157,19 +162,24 @@ class DocumentView:
     def can_undo(self) -> str:
         """What `undo` would take back, in words; empty if nothing."""
         done = self.document.history.done
-        return done[-1].what if done else "segment again" if self._earlier else ""
+        return done[-1].what if done else self._earlier[-1][3] if self._earlier else ""
 
     @property
     def can_redo(self) -> str:
         """What `redo` would do again; empty if nothing."""
         undone = self.document.history.undone
-        return undone[-1].what if undone else "segment again" if self._later else ""
+        return undone[-1].what if undone else self._later[-1][3] if self._later else ""
 
     def undo(self) -> None:
         """Take the last step back; where there is none, the last run."""
         self.sync()
         if self.document.undo() is None:
             self._go(self._earlier, self._later)
+
+    def before(self) -> bool:
+        """Back to the result that this one replaced, whatever was done to it since; whether there is one."""
+        self.sync()
+        return self._go(self._earlier, self._later)
 
     def redo(self) -> None:
         """Do again what was undone last."""

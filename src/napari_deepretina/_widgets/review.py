@@ -16,6 +16,7 @@ from napari_deepretina._widgets.own_labels import KEY
 from napari_deepretina._widgets.placing import look_at, step_of
 from napari_deepretina._widgets.running import RunBox
 from napari_deepretina._widgets.table import NucleiTable
+from napari_deepretina._widgets.teaching import CHANGED, Teaching
 from napari_deepretina._widgets.tools_layer import ChosenOutline, ToolsLayer
 from napari_deepretina.document import Document
 from napari_deepretina.document.changes import Index
@@ -30,6 +31,7 @@ FILTERS = {
     "accepted": ("accepted",),
     "edited": ("edited",),
     "drawn": ("drawn",),
+    CHANGED: (),
 }
 AROUND = 8
 """Diameters of the chosen nucleus that the view shows."""
@@ -52,6 +54,7 @@ class ReviewPanel(QWidget):
         self.view: DocumentView | None = None
         self.tools = ToolsLayer(viewer, lambda: self._guarded(self._finish_tool))
         self.outline = ChosenOutline(viewer)
+        self.teaching = Teaching(self, viewer, box, self._image_of)
         self.table = NucleiTable()
         self.table.chosen.connect(self.go_to)
         self.shown = ComboBox(choices=list(FILTERS))
@@ -99,6 +102,8 @@ class ReviewPanel(QWidget):
             ("split", "split", "Draw a line: it cuts the nuclei under it (S)", lambda: self.draw("split")),
             ("again", "look again", "Draw a box: the network looks inside at another scale",
              lambda: self.draw("again")),
+            ("teach", "Teach", "Learn from what was corrected, and look again: takes seconds",
+             lambda: self.teaching.begin(self._held())),
             ("leave", "put tool down", "Back to the labels; choose nothing (Esc)", self.leave),
             ("undo", "undo", "Take back the last step, whatever it was (Ctrl+Z)", self.undo),
             ("redo", "redo", "Do it again (Ctrl+Shift+Z)", self.redo),
@@ -127,7 +132,8 @@ class ReviewPanel(QWidget):
             self.progress.setText("")
             return
         document = self.view.document
-        self.table.show_columns(doubtful_first(document, FILTERS[self.shown.value], self._only))
+        only = self.teaching.changed if self.shown.value == CHANGED else self._only
+        self.table.show_columns(doubtful_first(document, FILTERS[self.shown.value], only))
         self.table.mark(document.chosen)
         self.outline.show(self.view.layer, document.chosen)
         done, every = document.reviewed()

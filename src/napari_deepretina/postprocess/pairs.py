@@ -140,3 +140,29 @@ def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.flo
     areas = [np.maximum(b[:, 2:] - b[:, :2], 0).prod(axis=1) for b in (one, other)]
     iou: NDArray[np.float64] = shared / np.maximum(areas[0] + areas[1] - shared, 1e-12)
     return iou
+
+
+def nearest_of(
+    boxes: NDArray[np.float32], others: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Highest IoU (N,) of each of (N, 4) boxes with one of (M, 4) others, 0 for none, and with which."""
+    iou, place = np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
+    if not len(others):
+        return iou, place
+    other = others[None].astype(float)
+    area = (other[..., 2:] - other[..., :2]).prod(axis=-1)
+    at_once = max(1, _AT_ONCE // (4 * len(others)))
+    for start in range(0, len(boxes), at_once):
+        part = slice(start, start + at_once)
+        one = boxes[part, None].astype(float)
+        sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+        shared = np.clip(sides, 0, None).prod(axis=-1)
+        own = (one[..., 2:] - one[..., :2]).prod(axis=-1)
+        each = shared / np.maximum(own + area - shared, 1e-9)
+        iou[part], place[part] = each.max(axis=1), each.argmax(axis=1)
+    return iou, place
+
+
+def highest_iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) highest IoU of each of (N, 4) boxes with one of (M, 4) others; 0 where there are none."""
+    return nearest_of(boxes, others)[0]

@@ -158,15 +158,3 @@ def windows(
             inside |= near[near.sum(axis=1).argmax()]
         yield window, part
         corrections = corrections.without(np.flatnonzero(inside).tolist())
-
-
-def highest_iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) highest IoU of each of (N, 4) boxes with one of (M, 4) others; 0 where there are none."""
-    if not len(others) or not len(boxes):
-        return np.zeros(len(boxes))
-    one, other = boxes[:, None].astype(float), others[None].astype(float)
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    shared = np.clip(sides, 0, None).prod(axis=-1)
-    areas = [(b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (one, other)]
-    highest: NDArray[np.float64] = (shared / (areas[0] + areas[1] - shared)).max(axis=1)
-    return highest

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from napari_deepretina.instances import RawInstances
 from napari_deepretina.model.rescoring import Rescoring
-from napari_deepretina.teaching.corrections import Corrections, highest_iou
+from napari_deepretina.postprocess.pairs import highest_iou
+from napari_deepretina.teaching.corrections import Corrections
 
 UNTOUCHED = 0.3
 """How much a nucleus counts that the network is sure of and nobody touched, beside one that is right."""

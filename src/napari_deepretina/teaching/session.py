@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,21 @@ class Pair:
     labels: NDArray[Any] | Corrections
 
 
-def teacher_of(weights: str, device: str = "auto", precision: str = "auto") -> tuple[Teacher, list[Material]]:
-    """Who teaches these weights, and what they were taught before: taught ones are taught from their base on.
-
-    Raises
-    ------
-    UserError
-        If they cannot be taught, or their base is not at hand.
-    """
-    path = find(weights)
+def base_of(path: Path) -> Path:
+    """The weights that a file of taught heads was taught on; any other file is its own."""
     info = read_info(path)
-    earlier: list[Material] = []
-    if info.taught is not None:
-        earlier = list(recall(memory_of(path)))
-        path = base_file(path, info)
-    return Teacher(load_model(path, resolve_device(device), precision)), earlier
+    return path if info.taught is None else base_file(path, info)
+
+
+def remembered_of(path: Path) -> Iterator[Material]:
+    """What weights were taught with; nothing of those that were not taught."""
+    if read_info(path).taught is not None:
+        yield from recall(memory_of(path))
+
+
+def teacher_of(base: Path, device: str = "auto", precision: str = "auto") -> Teacher:
+    """Who teaches these weights; UserError if they cannot be taught."""
+    return Teacher(load_model(base, resolve_device(device), precision))
 
 
 def teach(
@@ -85,7 +85,9 @@ def teach(
     """
     target = None if out is None else target_of(out)
     checked = make_settings(**settings)
-    teacher, earlier = teacher_of(checked.weights, checked.device, checked.precision)
+    path = find(checked.weights)
+    teacher = teacher_of(base_of(path), checked.device, checked.precision)
+    earlier = list(remembered_of(path))
     lessons = drain(teach_steps(teacher, [Pair("image", image, labels)], checked, earlier, complete=complete))
     if target is not None and lessons.helped:
         write(lessons, teacher, target)

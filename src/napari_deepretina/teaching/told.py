@@ -8,7 +8,8 @@ import numpy as np
 
 from napari_deepretina.evaluation import match
 from napari_deepretina.instances import Instances
-from napari_deepretina.teaching.corrections import Corrections, highest_iou
+from napari_deepretina.postprocess.pairs import highest_iou
+from napari_deepretina.teaching.corrections import Corrections
 
 AGAIN = 0.4
 """IoU with the box of a deleted detection from which on another one is the same."""
