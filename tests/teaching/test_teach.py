@@ -12,6 +12,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.inference.segment import segment
 from napari_deepretina.inference.steps import drain
+from napari_deepretina.model.taught import save_taught
 from napari_deepretina.model.weights import available, load_model, read_info, save_weights
 from napari_deepretina.teaching import teach as teaching
 from napari_deepretina.teaching.corrections import Corrections
@@ -104,13 +105,23 @@ def test_another_base_is_refused(taught, tmp_path):
     wrong = taught.lessons.model.info.model_copy(
         update={"taught": told.model_copy(update={"sha256": "0" * 64})}
     )
-    save_weights(taught.lessons.differences, wrong, path)
+    save_taught(taught.lessons.differences, wrong, path)
     with pytest.raises(UserError, match=r"taught on weights .nuclei-small. .* not at hand"):
         load_model(path)
     lost = {**taught.lessons.differences, "regions.box_head.fc6.weight": torch.zeros(3)}
-    save_weights(lost, taught.lessons.model.info, path)
+    save_taught(lost, taught.lessons.model.info, path)
     with pytest.raises(UserError, match="does not fit"):
         load_model(path)
+
+
+def test_a_whole_network_is_no_difference(taught, tmp_path):
+    """As after training that began with taught weights."""
+    model = taught.lessons.model
+    save_weights(model.network.state_dict(), model.info, tmp_path / "whole.safetensors")
+    loaded = load_model(tmp_path / "whole.safetensors")
+    assert loaded.info.taught is None
+    name = "regions.box_head.fc7.weight"
+    assert torch.allclose(state_of(loaded)[name], state_of(model)[name], atol=1e-4)
 
 
 def test_a_base_beside_the_file_will_do(taught, tmp_path, monkeypatch):

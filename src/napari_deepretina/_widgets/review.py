@@ -85,8 +85,11 @@ class ReviewPanel(QWidget):
             button.setObjectName(name)
             button.setToolTip(tip)
             button.clicked.connect(lambda _=False, name=name: self.do(name))
-            grid.addWidget(button, place // 3, place % 3)
-        grid.addWidget(self.scale.native, len(self._buttons) // 3, len(self._buttons) % 3)
+            if name == "teach":
+                grid.addWidget(button, place // 3 + 1, 0, 1, 3)
+            else:
+                grid.addWidget(button, place // 3, place % 3)
+        grid.addWidget(self.scale.native, 3, 2)
         for key in ("Control-Z", "Control-Shift-Z"):  # whichever layer is active
             viewer.bind_key(key, lambda _, name=KEYS[key]: self.do(name), overwrite=True)
         self._enable()
@@ -102,11 +105,11 @@ class ReviewPanel(QWidget):
             ("split", "split", "Draw a line: it cuts the nuclei under it (S)", lambda: self.draw("split")),
             ("again", "look again", "Draw a box: the network looks inside at another scale",
              lambda: self.draw("again")),
-            ("teach", "Teach", "Learn from what was corrected, and look again: takes seconds",
-             lambda: self.teaching.begin(self._held())),
             ("leave", "put tool down", "Back to the labels; choose nothing (Esc)", self.leave),
             ("undo", "undo", "Take back the last step, whatever it was (Ctrl+Z)", self.undo),
             ("redo", "redo", "Do it again (Ctrl+Shift+Z)", self.redo),
+            ("teach", "Teach", "Learn from what was corrected, and look again: takes seconds",
+             lambda: self.teaching.begin(self._held())),
         ]  # fmt: skip
 
     # ---- what is shown ----

@@ -107,8 +107,9 @@ class Teaching:
         document, told = seen_anew(view.document, taught.seen)
         view.replace(document, what="teach")
         self._document = document
-        self.changed = told["new"] | told["changed"]
         self._mark(view.layer, told)
+        self.changed = told["new"] | told["changed"]
+        view.choose(0)  # the table lists what changed
         hub.shown.emit(view.layer)
         counts = ", ".join(f"{len(told[what])} {what}" for what in ("new", "changed", "gone"))
         return f"Nuclei: {counts}."

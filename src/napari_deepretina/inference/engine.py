@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from napari_deepretina.errors import UserError, out_of_memory
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.intake import read_bytes
-from napari_deepretina.model.weights import LoadedModel, load_model
+from napari_deepretina.model.taught import base_file
+from napari_deepretina.model.weights import LoadedModel, load_model, sha256_of
 
 Key = TypeVar("Key")
 R = TypeVar("R")
@@ -167,6 +168,19 @@ class _Packed:
     sha256: str
     device: str
     precision: str
+    base: tuple[str, bytes] | None = None
+    """Of taught weights, name and content of the file that they were taught on."""
+
+    @classmethod
+    def of(cls, model: LoadedModel, device: str, precision: str) -> Self:
+        """A model's file; UserError if the model is in none."""
+        if sha256_of(model.path) != model.sha256:
+            raise UserError(f"{model.info.name} is in no file that a cluster could be given: write it first")
+        base = None
+        if model.info.taught is not None:
+            found = base_file(model.path, model.info)
+            base = found.name, read_bytes(found)
+        return cls(read_bytes(model.path), model.path.name, model.sha256, device, precision, base)
 
 
 @contextmanager
@@ -200,7 +214,7 @@ def cluster(
             raise UserError(
                 f"the scheduler at {address} has no workers; start some with 'dask worker {address}'"
             )
-        packed = _Packed(read_bytes(model.path), model.path.name, model.sha256, device, precision)
+        packed = _Packed.of(model, device, precision)
         sent = client.scatter(packed, broadcast=True, hash=False)
         slots = sum(w["nthreads"] for w in workers.values())
         executor, check = client.get_executor(pure=False), _Heartbeat(client).check
@@ -274,8 +288,9 @@ def _unpacked(packed: _Packed) -> LoadedModel:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / packed.name
-        with written_whole(path) as part:
-            part.write_bytes(packed.content)
+        for name, content in ((packed.name, packed.content), *([packed.base] if packed.base else [])):
+            with written_whole(path.with_name(name)) as part:
+                part.write_bytes(content)
         return load_model(path, resolve_device(packed.device), packed.precision)
 
 

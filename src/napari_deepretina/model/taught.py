@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.model.weights import WeightsInfo, available, save_weights, sha256_of
+from napari_deepretina.model.weights import WeightsInfo, available, sha256_of, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def save_taught(differences: Mapping[str, torch.Tensor], info: WeightsInfo, path
     UserError
         If the file cannot be written.
     """
-    save_weights(differences, info.model_copy(update={"name": path.stem}), path)
+    write_tensors(differences, info.model_copy(update={"name": path.stem}), path)
 
 
 def base_file(path: Path, info: WeightsInfo) -> Path:

@@ -300,13 +300,20 @@ def _load_keras(path: Path, device: torch.device) -> LoadedModel:
 def save_weights(
     state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Path, *, half: bool = True
 ) -> None:
-    """Write a weights file: beside the destination first, then renamed.
+    """Write a whole network: beside the destination first, then renamed.
 
     Parameters
     ----------
     state : the network's state_dict.
     half : store floating tensors as float16, not as they are.
     """
+    write_tensors(state, info.model_copy(update={"taught": None}), path, half=half)
+
+
+def write_tensors(
+    state: Mapping[str, torch.Tensor], info: WeightsInfo, path: Path, *, half: bool = True
+) -> None:
+    """Write tensors with a header that says what they are."""
     import torch
     from safetensors.torch import save
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -84,12 +85,12 @@ class Lessons:
     def __str__(self) -> str:
         """Whether it helped, as a sentence."""
         learnt = f"{self.corrections} corrections" + (f" in {self.images} images" if self.images > 1 else "")
-        verdict = (
-            "Teaching helped" if self.helped else "Teaching did not help, so the weights stay as they were"
-        )
+        if not self.before.found + self.before.missed + self.before.extra + self.after.extra:
+            return f"Learnt from {learnt}: too few to tell whether it helped."
+        verdict = "helped" if self.helped else "did not help, and the weights stay as they were"
         return (
-            f"{verdict}. Of the corrections kept aside, {self.before} before, {self.after} after learning "
-            f"from {learnt}."
+            f"Teaching {verdict}: of the corrections kept aside, {self.before} before, {self.after} after. "
+            f"Learnt from {learnt}."
         )
 
 
@@ -188,7 +189,7 @@ class Teacher:
             name = f"{self.base.info.name}, taught"
             info = model.info.model_copy(update={"name": name, "taught": told, "score": {}})
             detector = with_pyramid(_detector(model), self._pyramid)  # what was looked at is not kept by it
-            model = _seeing(replace(model, info=info), detector)
+            model = _seeing(replace(model, info=info, sha256=_digest(self.base, differences)), detector)
         self.parts = parts
         return Lessons(model, differences, helped, before, after, steps, count, images)
 
@@ -290,3 +291,11 @@ def _seeing(model: LoadedModel, detector: Detecting) -> LoadedModel:
 def _detector(model: LoadedModel) -> Detector:
     assert isinstance(model.detector, Detector)
     return model.detector
+
+
+def _digest(base: LoadedModel, differences: Mapping[str, torch.Tensor]) -> str:
+    """Tells taught weights that are in no file yet apart."""
+    told = hashlib.sha256(base.sha256.encode())
+    for name, value in sorted(differences.items()):
+        told.update(name.encode() + value.numpy().tobytes())
+    return told.hexdigest()

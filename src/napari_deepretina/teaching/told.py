@@ -34,7 +34,7 @@ class Told:
     mean_iou: float = 0.0
 
     def __str__(self) -> str:
-        again = f", {self.extra} deleted found again" if self.extra else ""
+        again = f", {self.extra} deleted {'one' if self.extra == 1 else 'ones'} back" if self.extra else ""
         return f"{self.found} of {self.found + self.missed} found (mean IoU {self.mean_iou:.2f}){again}"
 
     def worse_than(self, other: Told) -> bool:
