@@ -21,6 +21,7 @@ from napari_deepretina.teaching.memory import keep, memory_of, recall
 from napari_deepretina.teaching.session import base_of, remembered_of, target_of, teacher_of, write
 from napari_deepretina.teaching.teach import Teacher
 from napari_deepretina.teaching.told import Told, told_of
+from napari_deepretina.training.run import split_data
 
 
 def state_of(model):
@@ -149,6 +150,8 @@ def test_teaching_goes_on_from_a_file(taught, tmp_path):
 def test_what_is_remembered_is_a_data_set_for_training(taught, tmp_path):
     keep(taught.teacher.parts, tmp_path / "kept")
     assert Project(tmp_path / "kept").samples()["001"]["nuclei"] == 12
+    train, _ = split_data([str(tmp_path / "kept")])
+    assert not train[0].complete
     assert list(recall(tmp_path / "nothing")) == []
 
 

@@ -15,10 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from napari_deepretina.data.files import encode_tiff
 from napari_deepretina.data.sample import checked_sample
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import moved, remove, write_text, written_whole
+from napari_deepretina.files import expanded, moved, remove, write_text, written_whole
 from napari_deepretina.intake import read_json, typed
 
 MANIFEST = "manifest.json"
+CORRECTIONS = "corrections.json"
+"""A folder with this holds images of which some nuclei are corrected, and others nowhere labelled."""
+
+
+def is_partly_labelled(path: str | Path) -> bool:
+    """Whether a data set is what teaching remembers."""
+    return (expanded(path) / CORRECTIONS).is_file()
 
 
 class _Told(BaseModel):

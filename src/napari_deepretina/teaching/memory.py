@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from napari_deepretina.data.open import open_dataset
-from napari_deepretina.data.project import Project
+from napari_deepretina.data.project import CORRECTIONS, Project
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.files import write_text
 from napari_deepretina.intake import read_json, typed
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".taught"
 """Of the folder beside a file of taught heads."""
-TOLD = "corrections.json"
 _DEEP = 65_535
 KEPT = Reading(low=(_DEEP / 4,), high=(3 * _DEEP / 4,))
 """How images are kept: what a network is shown, -0.5 to 1.5, over all of 16 bits."""
@@ -70,7 +69,7 @@ def keep(parts: Sequence[Part], folder: Path) -> None:
             key=part.key, scale=part.scale, right=known.right.tolist(), sure=known.sure.tolist(),
             wrong=known.wrong.tolist(),
         )  # fmt: skip
-    write_text(folder / TOLD, json.dumps(_Samples(samples=told).model_dump(), indent=1))
+    write_text(folder / CORRECTIONS, json.dumps(_Samples(samples=told).model_dump(), indent=1))
 
 
 def recall(folder: Path) -> Iterator[Material]:
@@ -81,9 +80,9 @@ def recall(folder: Path) -> Iterator[Material]:
     UserError
         If it cannot be read.
     """
-    if not (folder / TOLD).is_file():
+    if not (folder / CORRECTIONS).is_file():
         return
-    told = typed(_Samples, read_json(folder / TOLD), str(folder / TOLD)).samples
+    told = typed(_Samples, read_json(folder / CORRECTIONS), str(folder / CORRECTIONS)).samples
     if not told:
         return
     dataset, _ = open_dataset(folder)

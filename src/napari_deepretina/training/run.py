@@ -11,6 +11,7 @@ from typing import TypeVar
 from napari_deepretina.data import Dataset, Subset, open_dataset
 from napari_deepretina.data.hook import Hook
 from napari_deepretina.data.joined import JoinedDataset
+from napari_deepretina.data.project import is_partly_labelled
 from napari_deepretina.data.split import Split, random_split, read_split
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, refuse_inputs
@@ -217,7 +218,8 @@ def split_data(
 
     Each set is split by the file given, else by the split in or beside it, else at random
     (one tenth held out, the same ones each time). ``PATH@3`` takes a set three times as often.
-    Sets that are named in `incomplete` as well have unlabelled nuclei: see `Sample.complete`.
+    Sets that are named in `incomplete` as well, and what teaching remembers, have unlabelled nuclei: see
+    `Sample.complete`.
 
     Parameters
     ----------
@@ -243,7 +245,8 @@ def split_data(
         dataset, found = open_dataset(path) if isinstance(path, str) else (path, None)
         every = Split(tuple(dataset.names), (), "all")
         found = every if whole else given or found or (every if val else random_split(dataset.names))
-        train.append(Subset(dataset, found.train, complete=path not in incomplete))
+        partly = path in incomplete or (isinstance(path, str) and is_partly_labelled(path))
+        train.append(Subset(dataset, found.train, complete=not partly))
         weights.append(weight)
         if not val:
             held.append(Subset(dataset, found.val))
