@@ -288,6 +288,33 @@ def test_the_doubtful_is_left_out(taught, nuclei_model):
     assert not len(lesson.masks)
 
 
+def test_a_lesson_of_many_nuclei_is_bounded(taught, nuclei_model, monkeypatch):
+    from napari_deepretina.teaching import lesson
+
+    monkeypatch.setattr(lesson, "TOGETHER", 40)
+    pixels, every = taught.material.reading(taught.image), np.arange(1, taught.truth.max() + 1)
+    known = Corrections(
+        taught.truth.astype(np.int32), every, np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
+    )
+    learnt = lesson_of(nuclei_model, pixels, known, taught.material.scale)
+    for part in (learnt.anchors, learnt.regions, learnt.masks):
+        for kind in (RIGHT, NEAR):
+            assert (part.kind == kind).sum() <= 40
+        assert set(part.owner[part.kind == RIGHT].tolist()) == set(range(len(every)))
+
+
+def test_lessons_that_hold_nothing_are_refused(taught, nuclei_model):
+    from napari_deepretina.teaching.learning import learn
+
+    part = taught.teacher.parts[0].lesson
+    nothing = torch.zeros(0, dtype=torch.long)
+    empty = replace(
+        part, anchors=part.anchors[nothing], regions=part.regions[nothing], masks=part.masks[nothing]
+    )
+    with pytest.raises(UserError, match="nothing to learn"):
+        drain(learn(nuclei_model.network, [empty]))
+
+
 def test_large_images_are_learnt_from_in_parts(taught, nuclei_model, monkeypatch):
     monkeypatch.setattr(teaching, "WHOLE", 100)
     monkeypatch.setattr(teaching, "WINDOW", 200 * taught.material.scale)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_deepretina.errors import UserError
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.teaching.heads import Heads
 from napari_deepretina.teaching.lesson import GROUND, NEAR, RIGHT, SURE, WRONG, Examples, Lesson
@@ -56,6 +57,11 @@ def learn(
     Returns
     -------
     the heads as learning left them, see `between`, and after how many steps they were so.
+
+    Raises
+    ------
+    UserError
+        If the lessons hold nothing.
     """
     start, heads = Heads(network), copy.deepcopy(begin or Heads(network)).requires_grad_(True)
     parts = [_joined(lessons, name) for name in ("anchors", "regions", "masks")]
@@ -63,6 +69,8 @@ def learn(
     if aside is not None and len(aside):
         kept = [part[torch.isin(part.owner, aside)] for part in parts]
         parts = [part[~torch.isin(part.owner, aside)] for part in parts]
+    if not sum(map(len, parts)):
+        raise UserError("there is nothing to learn where the corrections are: correct nuclei elsewhere, too")
     chances = [_chances(part.kind) for part in parts]
     optimizer = _optimizer(heads)
     draw = torch.Generator().manual_seed(0)

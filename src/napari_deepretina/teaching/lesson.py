@@ -32,6 +32,8 @@ RIGHT, NEAR, WRONG, SURE, GROUND = range(5)
 that the network is sure of, and where it is sure that there is none."""
 MOST = {RIGHT: 16, NEAR: 16, WRONG: 8, SURE: 2, GROUND: 400}
 """Examples that are kept, at most: of each nucleus; of the ground, in all."""
+TOGETHER = 2000
+"""Examples of a kind that are kept in all."""
 JITTERED, JITTER = 8, 0.15
 """Regions around a nucleus that are learnt from besides those proposed, and how far their sides are moved, as
 a share of its own."""
@@ -41,7 +43,7 @@ BACKGROUND, EMPTY = 0.02, 0.05
 """Objectness and score below which the network is sure that there is nothing."""
 MET = 0.01
 """IoU from which on two boxes meet."""
-AT_ONCE = 65_536
+AT_ONCE = 8_192
 """Anchors that are compared with nuclei together; memory grows with it."""
 
 
@@ -221,12 +223,20 @@ def _chosen(kind: Tensor, owner: Tensor, truth: _Truth, chance: torch.Generator)
     order = torch.randperm(len(kind), generator=chance)
     kept = [
         order[kind[order] == GROUND][: MOST[GROUND]],
-        order[kind[order] == SURE][: MOST[SURE] * len(truth.sure)],
+        order[kind[order] == SURE][: min(TOGETHER, MOST[SURE] * len(truth.sure))],
     ]
     for one in (RIGHT, NEAR, WRONG):
-        mine = order[kind[order] == one]
-        kept += [mine[owner[mine] == who][: MOST[one]] for who in sorted(set(owner[mine].tolist()))]
+        kept.append(_of_each(order[kind[order] == one], owner, MOST[one]))
     return torch.cat(kept)
+
+
+def _of_each(places: Tensor, owner: Tensor, most: int) -> Tensor:
+    """At most so many of the places of each owner, fewer of each where there are many owners."""
+    owners = sorted(set(owner[places].tolist()))
+    most = max(1, min(most, TOGETHER // max(1, len(owners))))
+    mine = owner[places]
+    kept = [places[mine == who][:most] for who in owners[:TOGETHER]]
+    return torch.cat([places[:0], *kept])
 
 
 def _anchors(
@@ -293,9 +303,7 @@ def _masks(
     kind, owner, place = truth.kinds(boxes, torch.zeros(len(boxes), dtype=torch.bool), 0.5, 0.5)
     order = torch.randperm(len(boxes), generator=chance)
     order = order[(kind[order] == RIGHT) | (kind[order] == SURE)]
-    kept = torch.cat(
-        [order[:0], *(order[place[order] == which][:MASKS] for which in range(len(truth.nuclei)))]
-    )
+    kept = _of_each(order, place, MASKS)
     kind, owner, boxes = kind[kept], owner[kept], boxes[kept]
     labels = torch.from_numpy(corrections.labels)
     wanted = mask_targets(labels, truth.ids[place[kept]], boxes / _zoom(plan), detector.mask_size)
