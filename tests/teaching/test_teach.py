@@ -1,5 +1,6 @@
 """Heads that learn from corrections: what they learn, keep, forget and refuse."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import napari_deepretina
-from napari_deepretina.data.project import Project
+from napari_deepretina.data.project import CORRECTIONS, Project
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.inference.segment import segment
@@ -153,6 +154,19 @@ def test_what_is_remembered_is_a_data_set_for_training(taught, tmp_path):
     train, _ = split_data([str(tmp_path / "kept")])
     assert not train[0].complete
     assert list(recall(tmp_path / "nothing")) == []
+
+
+def test_what_is_remembered_may_be_damaged(taught, tmp_path):
+    keep(taught.teacher.parts, tmp_path / "kept")
+    told = json.loads((tmp_path / "kept" / CORRECTIONS).read_text())
+    told["samples"]["001"]["right"] += [999]
+    (tmp_path / "kept" / CORRECTIONS).write_text(json.dumps(told))
+    (known,) = recall(tmp_path / "kept")
+    assert known.corrections.right.tolist() == taught.corrections.right.tolist()
+    told["samples"]["001"]["scale"] = -1
+    (tmp_path / "kept" / CORRECTIONS).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"corrections\.json"):
+        list(recall(tmp_path / "kept"))
 
 
 def test_an_image_is_learnt_from_once(taught, nuclei_model):

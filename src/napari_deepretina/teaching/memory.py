@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from napari_deepretina.data.open import open_dataset
 from napari_deepretina.data.project import CORRECTIONS, Project
@@ -33,7 +33,7 @@ class _Sample(BaseModel):
     """Of a sample, what neither of its images tells."""
 
     key: str
-    scale: float
+    scale: float = Field(gt=0, le=100)
     right: list[int]
     sure: list[int]
     wrong: list[tuple[float, float, float, float]]
@@ -89,7 +89,8 @@ def recall(folder: Path) -> Iterator[Material]:
     for place, name in enumerate(dataset.names):
         if name in told:
             sample, known = dataset[place], told[name]
-            right, sure = (np.array(ids, np.int64) for ids in (known.right, known.sure))
+            right = np.intersect1d(np.array(known.right, np.int64), sample.labels)
+            sure = np.setdiff1d(np.intersect1d(np.array(known.sure, np.int64), sample.labels), right)
             wrong = np.array(known.wrong, np.float32).reshape(-1, 4)
             corrections = Corrections(sample.labels, right, sure, wrong)
             yield Material(known.key, sample.image, corrections, known.scale, KEPT)
