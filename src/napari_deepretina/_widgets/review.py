@@ -86,7 +86,7 @@ class ReviewPanel(QWidget):
             button.setToolTip(tip)
             button.clicked.connect(lambda _=False, name=name: self.do(name))
             if name == "teach":
-                grid.addWidget(button, place // 3 + 1, 0, 1, 3)
+                above.addWidget(button)
             else:
                 grid.addWidget(button, place // 3, place % 3)
         grid.addWidget(self.scale.native, 3, 2)

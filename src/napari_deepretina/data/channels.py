@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,31 @@ _SAMPLED = 4_000_000
 _SEEN = 256
 
 
+_SEEN_LAST: list[tuple[weakref.ref[Any], NDArray[Any]]] = []
+"""Overviews of the last images that lie on disk: each takes a pass over the whole file."""
+
+
 def overview(image: Any) -> NDArray[Any]:
-    """The image itself, or of a very large one every so-many-th pixel: about four million values."""
+    """The image itself, or of a very large one every so-many-th pixel: about four million values.
+
+    Of an image on disk it is read once, however often it is asked for; nobody may write to it.
+    """
     step = max(1, int(np.sqrt(int(np.prod(image.shape)) / _SAMPLED)))
-    return np.asarray(image[::step, ::step])
+    if type(image) is np.ndarray:
+        return image[::step, ::step]
+    for known, seen in _SEEN_LAST:
+        if known() is image:
+            return seen
+    seen = np.asarray(image[::step, ::step])
+    if seen is not image:
+        seen = seen.view()
+        seen.flags.writeable = False
+    try:
+        _SEEN_LAST.insert(0, (weakref.ref(image), seen))
+    except TypeError:  # not every array can be watched
+        return seen
+    del _SEEN_LAST[2:]
+    return seen
 
 
 def as_channels(image: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.data.channel_names import of_omero
-from napari_deepretina.data.picture import MICROMETRES, Guarded, Picture, possible_size
+from napari_deepretina.data.guarded import Guarded
+from napari_deepretina.data.picture import MICROMETRES, Picture, possible_size
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import first_fault, read_json
 
@@ -44,7 +45,7 @@ def open_ome_zarr(path: Path, given: str = "") -> Picture:
             raise ValueError(f"its image {place} lies outside")
         opened: Any = zarr.open_array(str(place), mode="r")
         blocks = _blocks(opened.shape, opened.chunks)
-        level = dask.array.from_array(Guarded(opened, str(place)), chunks=blocks, name=False)
+        level = dask.array.from_array(Guarded(opened, str(place), blocks), chunks=blocks, name=False)
     except Exception as error:
         # zarr raises all sorts of types on broken files; the reason is passed on.
         raise UserError(f"{path} cannot be read as OME-Zarr: {first_fault(error)}") from None

@@ -22,6 +22,7 @@ from napari_deepretina.data.files import (
     pillow_pages,
     refuse_loops,
 )
+from napari_deepretina.data.guarded import Guarded
 from napari_deepretina.data.microscopes import open_microscope_file
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import believed, read_bytes, refuse_special
@@ -362,21 +363,6 @@ def _ome_pixel_size(text: str | None) -> tuple[float, float] | None:
     return None
 
 
-class Guarded:
-    """An array that is read part by part, whatever goes wrong then being a UserError that names the file."""
-
-    def __init__(self, array: Any, name: str) -> None:
-        self._array, self._name = array, name
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        try:
-            return np.asarray(self._array[index])
-        except Exception as error:
-            # Decoders raise all sorts of types on broken files; the reason is passed on.
-            raise UserError(f"{self._name} cannot be read: {str(error) or type(error).__name__}") from error
-
-
 def _lazy_tiff(path: Any, series: int) -> Any:
     """Memory-mapped where the file is stored plainly, else by its tiles and strips through dask."""
     import tifffile
@@ -390,5 +376,7 @@ def _lazy_tiff(path: Any, series: int) -> Any:
         store: Any = tifffile.imread(path, aszarr=True, level=0, series=series)
         opened: Any = zarr.open(store, mode="r")
         weakref.finalize(opened, store.close)  # with the last array that reads from it
-        return dask.array.from_array(Guarded(opened, str(path)), chunks=opened.chunks, name=False)
+        return dask.array.from_array(
+            Guarded(opened, str(path), opened.chunks), chunks=opened.chunks, name=False
+        )
     return mapped
