@@ -14,8 +14,9 @@ from napari_deepretina.teaching.corrections import Corrections
 
 UNTOUCHED = 0.3
 """How much a nucleus counts that the network is sure of and nobody touched, beside one that is right."""
-RELUCTANCE = 1.0
-"""Precision of the belief that nothing must change, in units of one correction's."""
+RELUCTANCE = 10.0
+"""Precision of the belief that nothing must change, in units of one correction: people correct what was missed more
+than what was wrong, so that corrections by themselves make scores too high."""
 ROUNDS = 30
 
 
