@@ -15,8 +15,9 @@ from napari_deepretina.teaching.corrections import Corrections
 UNTOUCHED = 0.3
 """How much a nucleus counts that the network is sure of and nobody touched, beside one that is right."""
 RELUCTANCE = 10.0
-"""Precision of the belief that nothing must change, in units of one correction: people correct what was missed more
-than what was wrong, so that corrections by themselves make scores too high."""
+"""Precision of the belief that nothing must change, in units of one correction. People correct what was
+missed more than what was wrong, so that corrections by themselves would make scores too high: images with
+few nuclei would fill with mistakes."""
 ROUNDS = 30
 
 
