@@ -28,15 +28,13 @@ def overview(image: Any) -> NDArray[Any]:
     Of an image on disk it is read once, however often it is asked for; nobody may write to it.
     """
     step = max(1, int(np.sqrt(int(np.prod(image.shape)) / _SAMPLED)))
-    if type(image) is np.ndarray:
-        return image[::step, ::step]
+    if isinstance(image, np.ndarray):  # in memory, or mapped into it
+        return np.asarray(image[::step, ::step])
     for known, seen in _SEEN_LAST:
         if known() is image:
             return seen
-    seen = np.asarray(image[::step, ::step])
-    if seen is not image:
-        seen = seen.view()
-        seen.flags.writeable = False
+    seen = np.asarray(image[::step, ::step]).view()
+    seen.flags.writeable = False
     try:
         _SEEN_LAST.insert(0, (weakref.ref(image), seen))
     except TypeError:  # not every array can be watched
