@@ -123,7 +123,7 @@ def test_a_whole_network_is_no_difference(taught, tmp_path):
     loaded = load_model(tmp_path / "whole.safetensors")
     assert loaded.info.taught is None
     name = "regions.box_head.fc7.weight"
-    assert torch.allclose(state_of(loaded)[name], state_of(model)[name], atol=1e-4)
+    assert torch.allclose(state_of(loaded)[name], state_of(model)[name], atol=1e-3)
 
 
 def test_a_base_beside_the_file_will_do(taught, tmp_path, monkeypatch):
