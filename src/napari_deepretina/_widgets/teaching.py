@@ -115,8 +115,9 @@ class Teaching:
         return f"Nuclei: {counts}."
 
     def _again(self) -> None:
-        if self._view is not None:
-            self._guarded(lambda: self.begin(self._view))  # type: ignore[arg-type]
+        view = self._view
+        if view is not None:
+            self._guarded(lambda: self.begin(view))
 
     def undo(self) -> None:
         """The nuclei as they were before teaching; what was corrected since can be had back by redo."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_deepretina._widgets.safe_import import import_torch
 from napari_deepretina.document.changes import Index
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.steps import Progress
+from napari_deepretina.inference.steps import Progress, within
 from napari_deepretina.instances import RawInstances
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def _taught(planes: Planes, teachers: Teachers) -> Generator[Any, None, Taught]:
     teacher, material, path = _teacher(settings.weights, settings.device, settings.precision, teachers)
     for index, corrections in planes.corrections.items():
         steps = material_steps(planes.images[index], corrections, teacher.base, settings, planes.scale)
-        material.append((yield from _within(steps, 0.02, 0.1)))
+        material.append((yield from within(steps, 0.02, 0.1)))
     chosen = settings.postprocessing(teacher.base.info)
-    lessons = yield from _within(teacher.teach(material, chosen), 0.1, 0.8)
+    lessons = yield from within(teacher.teach(material, chosen), 0.1, 0.8)
     teachers.known.add(path)
     seen: dict[Index, RawInstances] = {}
     for index in planes.corrections if lessons.helped else ():
         looking = segment_steps(planes.images[index], lessons.model, settings, tunable=True)
-        found = yield from _within(looking, 0.8, 1.0)
+        found = yield from within(looking, 0.8, 1.0)
         seen[index] = found.prediction.raw
     return Taught(lessons, teacher, seen, 0.0)
 
@@ -143,13 +143,3 @@ def planes_of(document: Any, image_of: Any, mark: Mapping[str, Any]) -> Planes:
         )
     settings = dict(mark["settings"]) | {"channel": None, "planes": "all", "link": 0.0}
     return Planes({index: image_of(index) for index in known}, known, settings, float(mark["scale"]))
-
-
-def _within(steps: Any, start: float, end: float) -> Generator[Any, None, Any]:
-    """Steps as a part of more; what they would leave, or show, counts for nothing here."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as over:
-            return over.value
-        yield Progress(start + (end - start) * step.done, step.text)

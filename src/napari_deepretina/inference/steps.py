@@ -51,6 +51,17 @@ Steps = Generator[Progress, None, T]
 """A run in steps; closing it cancels, its return value is the result."""
 
 
+def within(steps: Steps[T], start: float, end: float) -> Steps[T]:
+    """Steps as a part of more, from one share of it to another; what they would leave or show stays out."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as over:
+            result: T = over.value
+            return result
+        yield Progress(start + (end - start) * step.done, step.text)
+
+
 def drain(steps: Generator[Any, None, T], tell: Callable[[str], None] | None = None) -> T:
     """Run all steps and give the result; `tell` gets what each has to say."""
     while True:

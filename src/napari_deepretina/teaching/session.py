@@ -15,7 +15,7 @@ from napari_deepretina.files import exists, written_whole
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.inference.segment import segment_steps
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
-from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.steps import Progress, Steps, drain, within
 from napari_deepretina.model.taught import base_file, save_taught
 from napari_deepretina.model.weights import find, load_model, read_info, user_folder
 from napari_deepretina.teaching.corrections import Corrections, of_labels
@@ -111,14 +111,7 @@ def teach_steps(
         if not isinstance(known, Corrections):
             known = of_labels(np.asarray(known), found.instances, complete=complete)
         material.append(material_of(pair.image, known, base, found))
-    steps = teacher.teach(material, settings.postprocessing(base.info))
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            lessons: Lessons = end.value
-            return lessons
-        yield Progress(0.3 + 0.7 * step.done, step.text)
+    return (yield from within(teacher.teach(material, settings.postprocessing(base.info)), 0.3, 1.0))
 
 
 def target_of(name: str | Path, *, overwrite: bool = False) -> Path:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.predict import Prediction, Whole, predict
-from napari_deepretina.inference.steps import Progress, Steps, drain
+from napari_deepretina.inference.steps import Progress, Steps, drain, within
 from napari_deepretina.model.detector import Detector
 from napari_deepretina.model.network import Detecting, MaskRCNN
 from napari_deepretina.model.weights import LoadedModel, Taught
@@ -29,7 +29,6 @@ from napari_deepretina.teaching.material import Material
 from napari_deepretina.teaching.rescored import known_of, moved
 from napari_deepretina.teaching.told import Told, told_of
 
-T = TypeVar("T")
 WHOLE = 1344
 """Images of no longer sides, in pixels of the network's input, are learnt from as a whole."""
 WINDOW, WINDOWS = 704, 6
@@ -167,7 +166,7 @@ class Teacher:
         lessons = [part.lesson for part in parts]
         half = self.base.precision == "bfloat16"
         learning = learn(self._network, lessons, aside=aside, half=half)
-        learnt, steps = yield from _within(learning, 0.3, 0.6)
+        learnt, steps = yield from within(learning, 0.3, 0.6)
         yield Progress(0.6, "seeing whether it helped")
         trial = self._calibrated(self._taught(learnt), parts, set(aside.tolist()))
         before, after = (
@@ -178,7 +177,7 @@ class Teacher:
         model, differences = _seeing(self.base, with_pyramid(_detector(self.base), self._pyramid)), {}
         if helped:
             learning = learn(self._network, lessons, begin=learnt, half=half)
-            learnt, _ = yield from _within(learning, 0.7, 0.9)
+            learnt, _ = yield from within(learning, 0.7, 0.9)
             yield Progress(0.9, "learning what scores mean now")
             differences = self._differences(learnt)
             model = self._calibrated(self._taught(learnt), parts, set())
@@ -268,17 +267,6 @@ def _with_aside(parts: Sequence[Part], aside: set[int]) -> Iterator[tuple[Part, 
         count = len(part.corrections)
         yield part, [number for number in range(count) if first + number in aside]
         first += count
-
-
-def _within(steps: Steps[T], start: float, end: float) -> Steps[T]:
-    """Steps as a part of more."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as over:
-            result: T = over.value
-            return result
-        yield replace(step, done=start + (end - start) * step.done)
 
 
 def _seeing(model: LoadedModel, detector: Detecting) -> LoadedModel:
