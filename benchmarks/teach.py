@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,9 +152,7 @@ class Bench:
             self.known[sample.name] = segment(sample.image, model=self.model)
         return self.known[sample.name]
 
-    def rows(
-        self, name: str, samples: Sequence[Sample], counts: Sequence[int]
-    ) -> Iterator[dict[str, object]]:
+    def rows(self, name: str, samples: Sequence[Sample], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Figures of a group for each number of corrections."""
         order = np.random.default_rng(1).permutation(len(samples)).tolist()
         shuffled = [samples[i] for i in order]
@@ -201,19 +200,19 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(told)) if told else float("nan")
 
 
-def summary(rows: Sequence[dict[str, object]], counts: Sequence[int]) -> list[list[str]]:
+def summary(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[list[str]]:
     """Means over the groups that the base does badly on, and over the others."""
     table = []
     for count in counts:
         mine = [r for r in rows if r["corrections"] == count]
         for what, chosen in (
-            (f"under {BADLY}", [r for r in mine if float(r["base"]) < BADLY]),  # type: ignore[arg-type]
-            ("others", [r for r in mine if float(r["base"]) >= BADLY]),  # type: ignore[arg-type]
+            (f"under {BADLY}", [r for r in mine if float(r["base"]) < BADLY]),
+            ("others", [r for r in mine if float(r["base"]) >= BADLY]),
         ):
             if not chosen:
                 continue
-            gains = np.array([float(r["taught"]) - float(r["base"]) for r in chosen])  # type: ignore[arg-type]
-            rest = np.array([float(r["rest taught"]) - float(r["rest base"]) for r in chosen])  # type: ignore[arg-type]
+            gains = np.array([float(r["taught"]) - float(r["base"]) for r in chosen])
+            rest = np.array([float(r["rest taught"]) - float(r["rest base"]) for r in chosen])
             table.append([
                 str(count), f"{what} ({len(chosen)})", f"{np.mean([r['base'] for r in chosen]):.3f}",
                 f"{np.mean([r['taught'] for r in chosen]):.3f}",
@@ -238,7 +237,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     bench = Bench(load_model(arguments.weights), arguments.others)
     counts = [int(k) for k in arguments.corrections.split(",")]
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, samples in groups(arguments.data).items():
         if not re.search(arguments.groups, name) or len(samples) < 2:
             continue

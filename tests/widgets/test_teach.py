@@ -6,7 +6,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QInputDialog, QPushButton
 
 from napari_deepretina._widgets.own_labels import KEY, RAW
-from napari_deepretina._widgets.teaching import CHANGED
+from napari_deepretina._widgets.teaching import CHANGED, paths_around
+from napari_deepretina._widgets.tools_layer import outlines
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.model.weights import available, read_info
 
@@ -122,6 +123,16 @@ def test_what_was_corrected_is_learnt_kept_and_used(taught, monkeypatch):
         assert "images" not in taught.wait()
     finally:
         available()["pale taught"].unlink()
+
+
+def test_paths_are_those_of_the_whole_picture():
+    labels = np.zeros((2, 40, 50), int)
+    labels[0, 3:9, 30:44], labels[1, 0:5, 0:7], labels[1, 20:30, 45:50] = 4, 4, 7
+    for ids in ([4], [7], [4, 7]):
+        near = sorted(paths_around(labels, ids), key=lambda p: p.tolist())
+        far = sorted((p for i in ids for p in outlines(labels, i)), key=lambda p: p.tolist())
+        assert len(near) == len(far)
+        assert all(np.array_equal(a, b) for a, b in zip(near, far, strict=True))
 
 
 def test_where_teaching_does_not_help_nothing_changes(taught, monkeypatch):

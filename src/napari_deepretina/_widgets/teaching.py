@@ -21,6 +21,7 @@ from napari_deepretina.document import Document
 from napari_deepretina.document.changes import Index
 from napari_deepretina.document.making import seen_anew
 from napari_deepretina.errors import UserError
+from napari_deepretina.instances.labels import bounding_boxes
 
 CHANGED = "changed by teaching"
 COLOURS = {"new": "lime", "changed": "yellow"}
@@ -196,10 +197,9 @@ class Teaching:
         paths: list[Any] = []
         colours: list[str] = []
         for what, colour in COLOURS.items():
-            for label in sorted(told[what])[: MOST_MARKED - len(paths)]:
-                mine = outlines(np.asarray(over.data), label)
-                paths += mine
-                colours += [colour] * len(mine)
+            mine = paths_around(np.asarray(over.data), sorted(told[what])[: MOST_MARKED - len(paths)])
+            paths += mine
+            colours += [colour] * len(mine)
         if not paths:
             return
         active = self._viewer.layers.selection.active
@@ -224,3 +224,16 @@ class Teaching:
             action()
         except UserError as error:
             self._box.say(str(error), show_error)
+
+
+def paths_around(labels: np.ndarray, ids: list[int]) -> list[np.ndarray]:
+    """Closed paths (N, ndim) around nuclei of (…, H, W) labels, each looked for in its own box only."""
+    paths = []
+    for index in np.ndindex(labels.shape[:-2]):
+        known, boxes = bounding_boxes(labels[index])
+        mine = np.isin(known, ids)
+        for label, (x0, y0, x1, y1) in zip(known[mine].tolist(), boxes[mine].tolist(), strict=True):
+            corner = np.array([*index, y0, x0], float)
+            for path in outlines(labels[index][y0:y1, x0:x1], label):
+                paths.append(np.pad(path, ((0, 0), (len(index), 0))) + corner)
+    return paths

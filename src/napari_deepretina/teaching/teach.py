@@ -131,11 +131,6 @@ class Teacher:
         self.base = _seeing(base, with_pyramid(_detector(base), self._looked))
         self.parts: list[Part] = []
 
-    @property
-    def corrections(self) -> int:
-        """Those that are remembered."""
-        return sum(len(part.corrections) for part in self.parts)
-
     def teach(self, material: Sequence[Material], settings: PostprocessSettings) -> Steps[Lessons]:
         """Learn from images and all that were learnt from before; progress at each step.
 
