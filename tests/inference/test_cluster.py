@@ -83,7 +83,7 @@ def slowly(model, item):
     return os.getpid(), item * 2
 
 
-def test_tiles_and_images_on_a_cluster_give_the_same(scheduler, tmp_path, default_model):
+def test_tiles_and_images_on_a_cluster_give_the_same(scheduler, tmp_path, nuclei_model):
     folder = tmp_path / "in"
     folder.mkdir()
     tifffile.imwrite(folder / "slide.tif", synthetic_nuclei((900, 900), 150, diameter=26, seed=4)[0])
@@ -91,6 +91,7 @@ def test_tiles_and_images_on_a_cluster_give_the_same(scheduler, tmp_path, defaul
         tifffile.imwrite(folder / f"f{i}.tif", synthetic_nuclei((100, 120), 8, diameter=26, seed=i)[0])
     (folder / "broken.tif").write_bytes(b"II")
     command = ["segment", str(folder), "--tile", "256", "--device", "cpu", "--precision", "float32"]
+    command += ["--weights", "nuclei-small"]
     assert main([*command, "--out", str(tmp_path / "far"), "--scheduler", scheduler]) == 2  # the broken one
     assert main([*command, "--out", str(tmp_path / "near")]) == 2
     for name in ("slide", "f0", "f1", "f2", "f3"):
@@ -102,7 +103,7 @@ def test_tiles_and_images_on_a_cluster_give_the_same(scheduler, tmp_path, defaul
     with distributed.Client(scheduler) as client:
         held = client.run(networks_here)
     assert len(held) == 2
-    assert all(hashes == [default_model.sha256] for _, hashes in held.values())
+    assert all(hashes == [nuclei_model.sha256] for _, hashes in held.values())
     assert os.getpid() not in {pid for pid, _ in held.values()}
 
 

@@ -55,15 +55,16 @@ def test_regions_outside_the_image_are_refused(field, nuclei_model):
         )
 
 
-def test_the_command_line_takes_geojson(tmp_path, field, default_model):
+def test_the_command_line_takes_geojson(tmp_path, field, nuclei_model):
     image, _ = field
     tifffile.imwrite(tmp_path / "cells.tif", image)
     regions = tmp_path / "r.geojson"
     regions.write_text(to_geojson((LEFT, RIGHT)))
     out = tmp_path / "out"
     command = ["segment", str(tmp_path / "cells.tif"), "--regions", str(regions)]
+    command += ["--weights", "nuclei-small"]
     assert main([*command, "--out", str(out), "--format", "labels,features,geojson"]) == 0
-    expected = segment(image, model=default_model, regions=(LEFT, RIGHT))
+    expected = segment(image, model=nuclei_model, regions=(LEFT, RIGHT))
     assert np.array_equal(tifffile.imread(out / "cells.tif"), expected.labels)
     with (out / "features.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -93,22 +94,22 @@ def test_a_folder_of_regions_has_one_file_an_image(tmp_path, field, capsys):
     assert not right[:, :130].any()
 
 
-def test_channels_by_name(tmp_path, field, default_model, capsys):
+def test_channels_by_name(tmp_path, field, nuclei_model, capsys):
     image, _ = field
     stack = np.stack([np.zeros_like(image), image])
     path = tmp_path / "two.ome.tif"
     tifffile.imwrite(path, stack, metadata={"axes": "CYX", "Channel": {"Name": ["actin", "DAPI"]}})
-    command = ["segment", str(path), "--out", str(tmp_path / "out")]
+    command = ["segment", str(path), "--out", str(tmp_path / "out"), "--weights", "nuclei-small"]
     assert main([*command, "--channel", "dapi"]) == 0
-    expected = segment(image, model=default_model)
+    expected = segment(image, model=nuclei_model)
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "two.tif"), expected.labels)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["channel"] == "dapi"
     assert main([*command, "--overwrite", "--channel", "tubulin"]) == 2
     assert "they are called actin, DAPI" in capsys.readouterr().err
     colour = np.stack([np.zeros_like(image), image, np.zeros_like(image)], axis=-1)
-    assert np.array_equal(segment(colour, model=default_model, channel="green").labels, expected.labels)
+    assert np.array_equal(segment(colour, model=nuclei_model, channel="green").labels, expected.labels)
     with pytest.raises(UserError, match="does not name its channels"):
-        segment(image, model=default_model, channel="green")
+        segment(image, model=nuclei_model, channel="green")
 
 
 def test_documents_keep_their_regions(tmp_path, field, nuclei_model):

@@ -23,14 +23,6 @@ AS_IT_IS = {"diameter": 28.4}
 """The diameter that the network knows: this small image is not enlarged, which only takes time."""
 
 
-@pytest.fixture(scope="module")
-def quick_model():
-    """The small network: what is cut and joined is the same for both."""
-    from napari_deepretina.model.weights import load_model
-
-    return load_model("nuclei-small")
-
-
 def tiled(model, image, side, origin=(0, 0)):
     chosen = make_settings().postprocessing(model.info)
     options = {"side": side, "origin": origin, "limits": strict_limits(chosen), **AS_IT_IS}
@@ -58,17 +50,17 @@ def test_cores_cover_an_image_once(shape, side):
 
 
 @pytest.mark.slow
-def test_sixty_four_random_tilings_find_what_the_whole_image_holds(quick_model):
+def test_sixty_four_random_tilings_find_what_the_whole_image_holds(nuclei_model):
     """At most 0.5 % of the nuclei differ, and none is cut at a seam."""
     image, _ = synthetic_nuclei((280, 300), 40, diameter=24, seed=11)
-    whole = segment(image, model=quick_model, **AS_IT_IS).labels
+    whole = segment(image, model=nuclei_model, **AS_IT_IS).labels
     rng = np.random.default_rng(7)
     differ = total = 0
     worst = 1.0
     for _ in range(64):
         side = int(rng.integers(120, 240))
         origin = tuple(rng.integers(0, side, 2).tolist())
-        labels, _ = tiled(quick_model, image, side, origin)
+        labels, _ = tiled(nuclei_model, image, side, origin)
         matched = match(whole, labels)
         hits = matched.hits(0.7)
         differ += len(matched.true_ids) + len(matched.pred_ids) - 2 * len(hits)
@@ -91,14 +83,14 @@ def seam_nuclei(labels, side, origin):
     return found
 
 
-def test_large_images_are_cut_by_themselves(quick_model):
+def test_large_images_are_cut_by_themselves(nuclei_model):
     image, truth = synthetic_nuclei((1200, 1500), 500, diameter=26, seed=3)
     settings = make_settings(tile=256)
-    plan = make_plan(image.shape, quick_model.info.architecture, trained_diameter=30)
+    plan = make_plan(image.shape, nuclei_model.info.architecture, trained_diameter=30)
     assert needs_tiles(plan, 256)
     assert not needs_tiles(plan, 1024)
     told = []
-    steps = segment_steps(image, quick_model, settings)
+    steps = segment_steps(image, nuclei_model, settings)
     unfinished = None
     while True:
         try:
@@ -138,20 +130,20 @@ class Lazy:
         raise AssertionError("the whole image was read")
 
 
-def test_a_lazy_image_is_read_tile_by_tile(default_model):
+def test_a_lazy_image_is_read_tile_by_tile(nuclei_model):
     image, _ = synthetic_nuclei((850, 850), 120, diameter=26, seed=5)
     lazy = Lazy(image)
-    found = segment(lazy, model=default_model, tile=256)
-    assert np.array_equal(found.labels, segment(image, model=default_model, tile=256).labels)
+    found = segment(lazy, model=nuclei_model, tile=256)
+    assert np.array_equal(found.labels, segment(image, model=nuclei_model, tile=256).labels)
     assert 0 < lazy.largest <= 720**2
 
 
-def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(quick_model):
+def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(nuclei_model):
     rng = np.random.default_rng(0)
     image = rng.poisson(20, (1300, 1300)).astype(np.uint16)
     field, truth = synthetic_nuclei((300, 300), 30, diameter=26, seed=2)
     image[500:800, 500:800] += field.astype(np.uint16) * 20
-    found = segment(image, model=quick_model, tile=256)
+    found = segment(image, model=nuclei_model, tile=256)
     (note,) = (n for n in found.prediction.notes if "tiles" in n)
     assert int(note.split(", ")[1].split()[0]) > 5
     outside = found.labels.copy()
@@ -164,9 +156,9 @@ def test_empty_tiles_are_skipped_and_nothing_is_dreamt_into_them(quick_model):
     assert is_empty(np.zeros((5, 5, 3), np.uint8), NOTHING)
 
 
-def test_views_and_tiles_go_together(quick_model):
+def test_views_and_tiles_go_together(nuclei_model):
     image, truth = synthetic_nuclei((900, 900), 150, diameter=26, seed=4)
-    found = segment(image, model=quick_model, tile=256, tta="flips")
+    found = segment(image, model=nuclei_model, tile=256, tta="flips")
     assert found.prediction.raw.view_count == 4
     assert len(match(truth, found.labels).hits(0.5)) > 0.95 * truth.max()
 
@@ -207,11 +199,11 @@ def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
     assert "tiles" in json.loads((out / "run.json").read_text())["notes"][0]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(default_model, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_stopped(nuclei_model, tmp_path):
     options = {"side": 256, "keep": tmp_path / "tiles"}
     options |= AS_IT_IS
-    whole = drain(predict_tiled(default_model, IMAGE, side=256, **AS_IT_IS))
-    steps = predict_tiled(default_model, IMAGE, **options)
+    whole = drain(predict_tiled(nuclei_model, IMAGE, side=256, **AS_IT_IS))
+    steps = predict_tiled(nuclei_model, IMAGE, **options)
     finished = []
     while len(finished) < 2:
         step = next(steps)
@@ -220,14 +212,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(default_model, tmp_path):
     kept = sorted((tmp_path / "tiles").glob("*/*.npz"))
     assert len(kept) == 2
     kept[1].write_bytes(kept[1].read_bytes()[:100])  # a damaged one is done again
-    again = drain(predict_tiled(default_model, IMAGE, **options))
+    again = drain(predict_tiled(nuclei_model, IMAGE, **options))
     assert "1 tiles were done before" in again.notes
     for name in ("boxes", "scores", "masks", "tiles"):
         assert np.array_equal(getattr(again.raw, name), getattr(whole.raw, name))
     assert not list((tmp_path / "tiles").iterdir())
     # another image, or other settings, never meet its tiles
-    next(s for s in predict_tiled(default_model, IMAGE, **options) if s.patch)
-    other = drain(predict_tiled(default_model, IMAGE[::-1], **options))
+    next(s for s in predict_tiled(nuclei_model, IMAGE, **options) if s.patch)
+    other = drain(predict_tiled(nuclei_model, IMAGE[::-1], **options))
     assert not any("done before" in n for n in other.notes)
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 
 from napari_deepretina.instances import Instances, bounding_boxes, relabel_sequential
-from napari_deepretina.instances.labels import labels_from_masks
+from napari_deepretina.instances.labels import labels_from_masks, ranked
 from tests.strategies import label_images
 
 
@@ -15,6 +15,18 @@ def test_relabelling_keeps_objects_and_order(labels):
     assert np.array_equal(np.unique(new[new > 0]), np.arange(1, len(ids) + 1))
     for number, old in enumerate(ids, start=1):
         assert np.array_equal(new == number, labels == old)
+
+
+@given(label_images())
+def test_ranks_are_those_of_numpy(labels):
+    high = labels.astype(np.uint64) * 10**15
+    for each in (labels, np.stack([labels, 3 * labels]), labels - 2, labels[:0], labels > 0, high):
+        ids, ranks, counts = ranked(each)
+        expected = np.unique(each, return_inverse=True, return_counts=True)
+        assert ids.dtype == each.dtype
+        assert ids.tolist() == expected[0].tolist()
+        assert np.array_equal(ranks, expected[1].reshape(each.shape))
+        assert counts.tolist() == expected[2].tolist()
 
 
 @given(label_images())

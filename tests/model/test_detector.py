@@ -50,13 +50,23 @@ def by_torchvision(network, images, limits):
     proposals, _ = first(ImageList(images, [size] * len(images)), features)
     for image, regions in enumerate(proposals):
         one = {name: f[image : image + 1] for name, f in features.items()}
-        logits, deltas = heads._boxes(one, [regions], [size])
+
+        def pooled(boxes, side, one=one):
+            architecture = network.architecture
+            align = MultiScaleRoIAlign(
+                ["0", "1", "2", "3"], side, architecture.roi_samples,
+                canonical_scale=architecture.roi_canonical_size,
+            )  # fmt: skip
+            return align(one, [boxes], [size])
+
+        logits, deltas = heads.box_predictor(heads.box_head(pooled(regions, 7)))
         scores, classes = logits.softmax(-1)[:, 1:].max(dim=1)
         chosen = deltas.view(len(deltas), -1, 4)[torch.arange(len(classes)), classes + 1]
         boxes = clip_boxes_to_image(heads.coder.decode_single(chosen, regions), size)
         sure = torch.nonzero((scores >= limits.score) & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)).flatten()
         kept = sure[batched_nms(boxes[sure], scores[sure], classes[sure], limits.nms)[: limits.detections]]
-        masks = heads._mask_logits(one, [boxes[kept]], [size])[torch.arange(len(kept)), classes[kept] + 1]
+        masks = heads.mask_predictor(heads.mask_head(pooled(boxes[kept], 14)))
+        masks = masks[torch.arange(len(kept)), classes[kept] + 1]
         yield boxes[kept], scores[kept], classes[kept] + 1, masks.sigmoid()
 
 
@@ -103,7 +113,8 @@ def test_training_goes_on_beside_a_detector(tiny_architecture):
 @pytest.mark.parametrize(("side", "samples", "canonical"), [(7, 1, 128), (14, 2, 32), (2, 3, 224)])
 def test_pooling_is_roi_align(side, samples, canonical):
     generator = torch.Generator().manual_seed(side)
-    maps = [torch.randn(2, 5, 256 // s, 192 // s, generator=generator) for s in (4, 8, 16, 32)]
+    shapes = [(2, 5, 256 // s, 192 // s) for s in (4, 8, 16, 32)]
+    maps = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     corner = torch.rand(60, 2, generator=generator) * 260 - 30
     sides = torch.rand(60, 2, generator=generator) ** 3 * 300
     boxes = torch.cat([corner, corner + sides], 1)
@@ -115,7 +126,12 @@ def test_pooling_is_roi_align(side, samples, canonical):
     rows = Rows.of([m.contiguous(memory_format=torch.channels_last) for m in maps])
     order = torch.argsort(images, stable=True)
     found = rows.pooled(boxes[order], images[order], side, samples=samples, canonical_size=canonical)
-    torch.testing.assert_close(found.permute(0, 3, 1, 2), expected, atol=2e-4, rtol=1e-4)
+    found = found.permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+    some = torch.randn(found.shape, generator=generator)
+    learnt = [torch.autograd.grad((pooled * some).sum(), maps) for pooled in (found, expected)]
+    for ours, theirs in zip(*learnt, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
     bag = torch.tensor([[0, 3, 2], [1, 1, 0]]), torch.tensor([[0.5, 0.25, 0.25], [1.0, 2.0, 3.0]])
     torch.testing.assert_close(_gathered(rows.table, *bag), _summed(rows.table, *bag))
     none = rows.pooled(boxes[:0], images[:0], side, samples=samples, canonical_size=canonical)

@@ -19,7 +19,7 @@ from napari_deepretina.data.reading import best_for_labels, readings
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.heap import release
-from napari_deepretina.instances.labels import bounding_boxes
+from napari_deepretina.instances.labels import bounding_boxes, ranked
 from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.targets import Target
 
@@ -126,10 +126,10 @@ class Decoded:
 
     def _decode(self, index: int) -> Truth:
         sample = self._dataset[index]
-        ids, inverse = np.unique(sample.stack, return_inverse=True)
+        ids, inverse, _ = ranked(sample.stack)
         if len(ids) == 0 or ids[0] != 0:
             ids, inverse = np.concatenate([[0], ids]), inverse + 1
-        compact = inverse.reshape(sample.stack.shape).astype(np.int32)
+        compact = inverse.astype(np.int32)
         reading = best_for_labels(readings(sample.image), sample.image, sample.labels)
         original = self.architecture.is_matterport
         pixels = eight_bit(sample.image, reading) / 255 if original else reading(sample.image)
@@ -244,8 +244,8 @@ def target_of(
     complete : whether every object is labelled.
     crowds : (H, W) int32, regions that stand for many objects.
     """
-    ids, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    compact = inverse.reshape(labels.shape).astype(np.int32)
+    ids, inverse, counts = ranked(labels)
+    compact = inverse.astype(np.int32)
     if ids[0] != 0:
         compact, counts = compact + np.int32(1), np.concatenate([[0], counts])
         ids = np.concatenate([[0], ids])

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from napari_deepretina.instances.labels import ranked
+
 
 @dataclass(frozen=True)
 class ImageMatch:
@@ -72,8 +74,8 @@ def match(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> ImageM
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
-    true_ids, t = np.unique(truth, return_inverse=True)
-    pred_ids, p = np.unique(prediction, return_inverse=True)
+    true_ids, t, _ = ranked(truth)
+    pred_ids, p, _ = ranked(prediction)
     shared = sparse.coo_matrix(
         (np.ones(t.size, np.int64), (t.ravel(), p.ravel())), (len(true_ids), len(pred_ids))
     ).tocsr()

@@ -33,10 +33,10 @@ def relabel_sequential(labels: NDArray[np.integer]) -> LabelImage:
     -------
     int32 array of the same shape.
     """
-    ids, inverse = np.unique(labels, return_inverse=True)
+    ids, ranks, _ = ranked(labels)
     new_ids = np.cumsum(ids != 0).astype(np.int32)
     new_ids[ids == 0] = 0
-    return new_ids[inverse].reshape(labels.shape)
+    return new_ids[ranks]
 
 
 def fitting_int32(labels: NDArray[Any]) -> tuple[LabelImage, bool]:
@@ -68,6 +68,32 @@ def sizes_of(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np
     table[:1] = 0
     found = np.flatnonzero(table)
     return found, table[found]
+
+
+def ranked(
+    labels: NDArray[np.integer],
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """What ``numpy.unique`` gives, without sorting the pixels where the ids are not too high for a table.
+
+    Parameters
+    ----------
+    labels : of any shape and integer type.
+
+    Returns
+    -------
+    ids : (K,) those that occur, 0 among them, rising, of the labels' type.
+    ranks : of the labels' shape, the place of each pixel's id among `ids`.
+    counts : (K,) pixels of each.
+    """
+    if not labels.size or labels.min() < 0 or int(labels.max()) > max(_COMMON, labels.size):
+        ids, ranks, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return ids, ranks.reshape(labels.shape), counts
+    places = labels.astype(np.intp, copy=False)
+    table = np.bincount(places.ravel())
+    found = np.flatnonzero(table)
+    rank = np.zeros(len(table), np.int64)
+    rank[found] = np.arange(len(found))
+    return found.astype(labels.dtype), rank[places], table[found]
 
 
 def bounding_boxes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

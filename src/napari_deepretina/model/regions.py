@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign, box_iou
+from torchvision.ops import box_iou
 
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.pooling import Rows
 from napari_deepretina.model.targets import Chance, Target, in_crowds, mask_targets, typical_count
 
 LEVELS = ("0", "1", "2", "3")
@@ -66,20 +67,9 @@ class RegionHeads(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         channels = architecture.fpn_channels
-
-        def pool(size: int) -> MultiScaleRoIAlign:
-            return MultiScaleRoIAlign(
-                LEVELS,
-                size,
-                architecture.roi_samples,
-                canonical_scale=architecture.roi_canonical_size,
-                canonical_level=4,
-            )
-
-        self.box_pool = pool(7)
+        self.samples, self.canonical_size = architecture.roi_samples, architecture.roi_canonical_size
         self.box_head = TwoMLPHead(channels * 7 * 7, architecture.box_units)
         self.box_predictor = FastRCNNPredictor(architecture.box_units, architecture.num_classes)
-        self.mask_pool = pool(14)
         self.mask_head = MaskRCNNHeads(
             channels,
             (architecture.mask_channels,) * architecture.mask_convs,
@@ -103,9 +93,9 @@ class RegionHeads(nn.Module):
         chances: list[Chance],
     ) -> dict[str, Tensor]:
         """Class, box and mask loss of a batch, each a scalar float32; `chances` draw the regions."""
-        sizes = [(int(t.labels.shape[-2]), int(t.labels.shape[-1])) for t in targets]
+        rows = Rows.of([features[level] for level in LEVELS])
         regions, classes, matched = self._sample(proposals, targets, chances)
-        logits, deltas = self._boxes(features, regions, sizes)
+        logits, deltas = self._boxes(rows, regions)
         labels = torch.cat(classes)
         positive = torch.nonzero(labels > 0).flatten()
         truth = torch.cat(
@@ -122,34 +112,38 @@ class RegionHeads(nn.Module):
         return {
             "loss_classifier": (each * weights).sum() / self._shared(counted, each),
             "loss_box_reg": box_loss / self._shared(labels.numel(), each),
-            "loss_mask": self._mask_loss(features, regions, classes, matched, targets, chances),
+            "loss_mask": self._mask_loss(rows, regions, classes, matched, targets, chances),
         }
 
-    def _boxes(
-        self, features: Mapping[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        pooled = self.box_pool(dict(features), regions, sizes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+    def _boxes(self, rows: Rows, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits, deltas = self.box_predictor(self.box_head(self._pooled(rows, regions, 7)))
         return logits.float(), deltas.float()
 
-    def _mask_logits(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> Tensor:
-        pooled = self.mask_pool(dict(features), boxes, sizes)
-        pooled = pooled.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
+    def _mask_logits(self, rows: Rows, boxes: list[Tensor]) -> Tensor:
+        logits: Tensor = self.mask_predictor(self.mask_head(self._pooled(rows, boxes, 14)))
         return logits.float()
+
+    def _pooled(self, rows: Rows, boxes: list[Tensor], side: int) -> Tensor:
+        """(N, C, side, side), channels last in memory, of the boxes of each image in turn."""
+        images = [torch.full((len(b),), k, device=b.device) for k, b in enumerate(boxes)]
+        pooled = rows.pooled(
+            torch.cat(boxes),
+            torch.cat(images),
+            side,
+            samples=self.samples,
+            canonical_size=self.canonical_size,
+        )
+        return pooled.permute(0, 3, 1, 2)
 
     def _mask_loss(
         self,
-        features: Mapping[str, Tensor],
+        rows: Rows,
         regions: list[Tensor],
         classes: list[Tensor],
         matched: list[Tensor],
         targets: list[Target],
         chances: list[Chance],
     ) -> Tensor:
-        sizes = [(int(t.labels.shape[-2]), int(t.labels.shape[-1])) for t in targets]
         positive = [
             self._some(torch.nonzero(c > 0).flatten(), chance)
             for c, chance in zip(classes, chances, strict=True)
@@ -162,7 +156,7 @@ class RegionHeads(nn.Module):
                 (p.sum() * 0.0 for m in (self.mask_head, self.mask_predictor) for p in m.parameters()),
                 start=chosen[0].sum() * 0.0,
             )
-        logits = self._mask_logits(features, chosen, sizes)
+        logits = self._mask_logits(rows, chosen)
         labels = torch.cat([c[p] for c, p in zip(classes, positive, strict=True)])
         wanted = torch.cat(
             [
