@@ -45,7 +45,8 @@ def _exact():
 def _own_user_folder(tmp_path_factory, monkeypatch):
     """A person's own weights must not change what tests see, nor what another test remembered."""
     data = tmp_path_factory.getbasetemp() / "xdg"  # napari keeps its icons there for as long as it runs
-    shutil.rmtree(data / "napari-deepretina" / "presets", ignore_errors=True)
+    for kept in ("presets", "weights"):
+        shutil.rmtree(data / "napari-deepretina" / kept, ignore_errors=True)
     (data / "napari-deepretina" / "windows.json").unlink(missing_ok=True)
     monkeypatch.setenv("XDG_DATA_HOME", str(data))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -91,10 +91,10 @@ def found_again(plain, labels, left_out=None):
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_same_nuclei_are_found(images, nuclei_model, name):
+def test_the_same_nuclei_are_found(images, default_model, name):
     change, (y, x) = CHANGES[name]
     for grey, plain in images:
-        labels = segment(change(grey), model=nuclei_model).labels
+        labels = segment(change(grey), model=default_model).labels
         height, width = plain.shape
         assert found_again(plain, labels[y : y + height, x : x + width]) >= LEAST
 
@@ -122,15 +122,15 @@ def test_one_can_choose_otherwise(images, nuclei_model):
 
 
 @pytest.mark.data
-def test_tiles_and_batches_read_alike(images, nuclei_model):
+def test_tiles_and_batches_read_alike(images, default_model):
     grey, plain = images[0]
     wide = np.tile(np.pad(coloured(0, 0, 1)(grey), ((0, 10), (0, 10), (0, 0))), (3, 3, 1))
-    labels = segment(wide, model=nuclei_model, tile=320, adapt=False).labels
+    labels = segment(wide, model=default_model, tile=320, adapt=False).labels
     height, width = plain.shape
-    alone = segment(grey, model=nuclei_model, adapt=False, diameter=nuclei_model.info.diameter).labels
+    alone = segment(grey, model=default_model, adapt=False, diameter=default_model.info.diameter).labels
     assert found_again(alone, labels[:height, :width]) >= 0.8
     settings = make_settings()
     blue = coloured(0, 0, 1)(grey)
-    for one in segment_together([blue, blue], nuclei_model, settings):
+    for one in segment_together([blue, blue], default_model, settings):
         assert found_again(plain, one.labels) >= LEAST
         assert "only blue is looked at" in one.prediction.notes[0]

@@ -221,10 +221,10 @@ def test_a_real_image_step_by_step(nuclei_model, stage1):
         assert told.sentence
 
 
-def test_lazy_images_are_read_and_huge_ones_refused(nuclei_model):
+def test_lazy_images_are_read_and_huge_ones_refused(default_model):
     import dask.array
 
-    lazy = inspect_image(nuclei_model, dask.array.from_array(IMAGE, chunks=100))
+    lazy = inspect_image(default_model, dask.array.from_array(IMAGE, chunks=100))
     assert len(lazy.instances) > 20
     with pytest.raises(UserError, match="crop the image"):
-        inspect_image(nuclei_model, dask.array.zeros((6000, 6000), dtype=np.uint8))
+        inspect_image(default_model, dask.array.zeros((6000, 6000), dtype=np.uint8))

@@ -101,7 +101,7 @@ def test_the_masks_of_some_regions_are_learnt(tiny_architecture, monkeypatch):
     asked = []
     heads, ask = network.regions, network.regions._mask_logits
     monkeypatch.setattr(
-        heads, "_mask_logits", lambda f, r, s: asked.append([len(b) for b in r]) or ask(f, r, s)
+        heads, "_mask_logits", lambda rows, r: asked.append([len(b) for b in r]) or ask(rows, r)
     )
     for most in (0, 3, 1000):
         torch.manual_seed(0)
