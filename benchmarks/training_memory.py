@@ -86,10 +86,10 @@ def whole_step(which: str, dtype: torch.dtype = torch.float32) -> Callable[[], o
 def their_mask_loss(heads: Any) -> Callable[..., Tensor]:
     """The same method of `RegionHeads`, with torchvision's loss in it."""
 
-    def loss(features: Any, regions: Any, classes: Any, matched: Any, targets: Any, sizes: Any) -> Tensor:
+    def loss(rows: Any, regions: Any, classes: Any, matched: Any, targets: Any, chances: Any) -> Tensor:
         positive = torch.nonzero(classes[0] > 0).flatten()
         chosen = regions[0][positive]
-        logits = heads._mask_logits(features, [chosen], sizes)
+        logits = heads._mask_logits(rows, [chosen])
         return their_loss(logits, chosen, targets[0], matched[0][positive])
 
     return loss
