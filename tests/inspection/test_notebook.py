@@ -1,6 +1,7 @@
 """The notebooks run from the first cell to the last, and draw what they say."""
 
 import ast
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -37,7 +38,8 @@ def run(notebook):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 @pytest.mark.parametrize("name", SAID)
-def test_the_notebook_runs(name, capsys):
+def test_the_notebook_runs(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a run of training lands
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert not any(c.get("outputs") for c in notebook.cells), "commit it without outputs"
