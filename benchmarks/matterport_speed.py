@@ -19,8 +19,9 @@ import measure
 from napari_deepretina import segment
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo, load_model
+from napari_deepretina.model.weights import LoadedModel, load_model
 
 
 def main(weights: str | None) -> None:

@@ -75,12 +75,39 @@ def tiny_architecture():
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory, tiny_architecture) -> Path:
     """A weights file of ours with random weights in a small network."""
+    from napari_deepretina.model.header import WeightsInfo
     from napari_deepretina.model.network import build
-    from napari_deepretina.model.weights import WeightsInfo, save_weights
+    from napari_deepretina.model.weights import save_weights
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     info = WeightsInfo(name="tiny", architecture=tiny_architecture, diameter=20, score={"dsb_score": 0.1})
     save_weights(build(tiny_architecture, seed=0).state_dict(), info, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def paired_weights(tmp_path_factory, tiny_architecture) -> Path:
+    """Weights like the tiny ones, with a specialist for transmitted light beside them."""
+    import torch
+
+    from napari_deepretina.model.difference import factored, save_difference
+    from napari_deepretina.model.header import Specialist, WeightsInfo
+    from napari_deepretina.model.network import build
+    from napari_deepretina.model.weights import load_model, save_weights
+
+    path = tmp_path_factory.mktemp("pair") / "pair.safetensors"
+    info = WeightsInfo(name="pair", architecture=tiny_architecture, diameter=20)
+    save_weights(build(tiny_architecture, seed=0).state_dict(), info, path)
+    base = load_model(path)
+    chance = torch.Generator().manual_seed(3)
+    apart = {
+        name: 0.3 * value.std() * torch.randn(value.shape, generator=chance)
+        for name, value in base.network.state_dict().items()
+        if value.is_floating_point() and value.ndim > 1
+    }
+    told = Specialist(base="pair", sha256=base.sha256, light="transmitted")
+    info = info.model_copy(update={"specialist": told})
+    save_difference(factored(apart, 600_000), info, path.with_name("pair-transmitted.safetensors"))
     return path
 
 

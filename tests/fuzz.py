@@ -155,7 +155,7 @@ def run_events():
 
 def asked_records():
     from napari_deepretina.model.architecture import Architecture
-    from napari_deepretina.model.weights import WeightsInfo
+    from napari_deepretina.model.header import WeightsInfo
 
     info = WeightsInfo(name="x", architecture=Architecture()).model_dump(mode="json")
     yield {
@@ -194,8 +194,9 @@ def tiny():
 
 @functools.cache
 def weights():
+    from napari_deepretina.model.header import WeightsInfo
     from napari_deepretina.model.network import build
-    from napari_deepretina.model.weights import WeightsInfo, save_weights
+    from napari_deepretina.model.weights import save_weights
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tiny.safetensors")
@@ -205,8 +206,8 @@ def weights():
 
 @functools.cache
 def headers():
+    from napari_deepretina.model.header import WeightsInfo
     from napari_deepretina.model.rescoring import Rescoring
-    from napari_deepretina.model.weights import WeightsInfo
 
     five = (0.1, 0.2, 0.3, 0.4, 0.5)
     rescoring = Rescoring(mean=five, spread=five, hidden=((*five, 0.0),) * 2, output=(1.0, 1.0, 0.0))

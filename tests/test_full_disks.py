@@ -66,7 +66,8 @@ def weights(path):
     import torch
 
     from napari_deepretina.model.architecture import Architecture
-    from napari_deepretina.model.weights import WeightsInfo, save_weights
+    from napari_deepretina.model.header import WeightsInfo
+    from napari_deepretina.model.weights import save_weights
 
     save_weights({"a": torch.zeros(2000)}, WeightsInfo(name="x", architecture=Architecture()), path)
 

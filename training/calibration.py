@@ -3,7 +3,8 @@
 ``python training/calibration.py --data ../shared/data/stage1_train_pairs.zip … [--weights nuclei]``
 
 True is what overlaps a true nucleus with an IoU above 0.5. The network's own scores stand beside those in
-context. The last line is the expected calibration error: the mean distance of score and share.
+context. A specialist that goes with the weights is left out: name it to see its own scores. The last line is
+the expected calibration error: the mean distance of score and share.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--weights", default="nuclei")
     arguments = parser.parse_args()
     _, val = split_data(arguments.data)
-    model = load_model(arguments.weights, precision="float32")
+    model = replace(load_model(arguments.weights, precision="float32"), beside=None)
     own = replace(model, info=model.info.model_copy(update={"rescoring": None}))
     columns = {"the network's own": column(*seen(own, val))}
     if model.info.rescoring:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sets import all_of
 
-from napari_deepretina.model.weights import load_model, save_weights
+from napari_deepretina.model.weights import copy_with, load_model
 from napari_deepretina.training.rescore import learn_rescoring
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     train = all_of(arguments.data, "train", most=arguments.most)
     model = learn_rescoring(load_model(arguments.weights, precision="float32"), train)
-    save_weights(model.network.state_dict(), model.info, arguments.out)
+    copy_with(model.path, model.info, arguments.out)
     print(arguments.out, model.info.rescoring)
 
 

@@ -5,7 +5,8 @@
 RUN is a run's folder or a weights file. The header gets the name under which the file is found, the sets it
 was trained on as their licences ask them to be named, the settings of post-processing that suit it, and the
 validation scores of the very file: halved precision, those settings, full precision arithmetic, as `segment`
-runs it. Its ``dsb_score`` is the mean over the sets, each counting alike.
+runs it. Its ``dsb_score`` is the mean over the sets, each counting alike. A specialist is scored by itself:
+give the sets that it is for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from napari_deepretina.data import Dataset
 from napari_deepretina.evaluation import Report, match
 from napari_deepretina.evaluation.scores import score_image
 from napari_deepretina.inference.segment import segment
-from napari_deepretina.model.weights import BUNDLED, LoadedModel, load_model, save_weights
+from napari_deepretina.model.weights import BUNDLED, LoadedModel, copy_with, load_model
 from napari_deepretina.postprocess import PostprocessSettings
 
 
@@ -57,16 +58,19 @@ def main() -> None:
         "ap_50": mean(r.ap["0.50"] for r in every),
         **{name: r.dsb_score for name, r in reports.items()},
     }
+    sets = {
+        "data": ", ".join(f"{Path(p).stem} ({len(part_of(p, 'train'))})" for p in arguments.data),
+        "attribution": attribution_of(arguments.data),
+    }
     info = model.info.model_copy(
         update={
             "name": arguments.name,
-            "data": ", ".join(f"{Path(p).stem} ({len(part_of(p, 'train'))})" for p in arguments.data),
-            "attribution": attribution_of(arguments.data),
+            **({} if model.info.specialist else sets),  # which says itself what it was trained on
             "score": {k: round(v, 4) for k, v in figures.items()},
         }
     )
     path = BUNDLED / f"{arguments.name}.safetensors"
-    save_weights(model.network.state_dict(), info, path)
+    copy_with(model.path, info, path)
     print(path, f"{path.stat().st_size / 1e6:.1f} MB", info.score)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import WeightsInfo, load_model, save_weights
+from napari_deepretina.model.weights import load_model, save_weights
 from napari_deepretina.training.recipe import load_recipe
 
 

@@ -65,7 +65,7 @@ def _teach(arguments: argparse.Namespace) -> int:
         images, labels = arguments.files[::2], arguments.files[1::2]
         pairs = [_pair(Path(i), Path(k)) for i, k in zip(images, labels, strict=True)]
         path = find(settings.weights)
-        teacher = teacher_of(base_of(path), settings.device, settings.precision)
+        teacher = teacher_of(base_of(path, pairs[0].image, settings), settings.device, settings.precision)
         earlier = list(remembered_of(path))
         steps = teach_steps(teacher, pairs, settings, earlier, complete=arguments.complete)
         lessons = reporter.drain(steps)

@@ -20,9 +20,10 @@ from napari_deepretina.evaluation.coco_ap import ap_by_class, coco_ap
 from napari_deepretina.export.coco import coco_content
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
 from napari_deepretina.model.targets import mask_targets
-from napari_deepretina.model.weights import WeightsInfo, save_weights
+from napari_deepretina.model.weights import save_weights
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 
 CATEGORIES = [{"id": 3, "name": "person"}, {"id": 17, "name": "car"}]

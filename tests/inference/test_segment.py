@@ -19,8 +19,9 @@ from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.inference.views import PRESETS, resolve_views
 from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.regions import Detections
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo, find, read_info
+from napari_deepretina.model.weights import LoadedModel, find, read_info
 
 SHAPES = [(1, 1), (100, 300), (256, 256), (512, 512), (513, 700), (1024, 1024), (3, 2000)]
 

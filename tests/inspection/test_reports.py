@@ -14,8 +14,9 @@ from napari_deepretina.inspection.data import crops_of, overview, unpaired
 from napari_deepretina.inspection.errors import compare_labels, precision_recall
 from napari_deepretina.inspection.weights import changes, layers_of
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.training.recipe import load_recipe
 
 

@@ -15,9 +15,10 @@ from napari_deepretina.inspection import STEPS
 from napari_deepretina.inspection.steps import inspect_image
 from napari_deepretina.inspection.story import story_of, why_missed
 from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
 from napari_deepretina.model.rescoring import Rescoring
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings
 
 IMAGE, TRUTH = synthetic_nuclei((300, 400), 40, diameter=26, seed=1)

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.model import weights
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import WeightsInfo, available, find, load_model, read_info, save_weights
+from napari_deepretina.model.weights import available, find, load_model, read_info, save_weights
 
 
 def test_round_trip_keeps_header_and_half_precision(tiny_weights, tiny_architecture):

@@ -12,8 +12,9 @@ from napari_deepretina.data.project import CORRECTIONS, Project
 from napari_deepretina.errors import UserError
 from napari_deepretina.evaluation import match
 from napari_deepretina.inference.segment import segment
+from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
-from napari_deepretina.model.taught import save_taught
+from napari_deepretina.model.difference import save_difference
 from napari_deepretina.model.weights import available, load_model, read_info, save_weights
 from napari_deepretina.teaching import teach as teaching
 from napari_deepretina.teaching.corrections import Corrections
@@ -107,11 +108,11 @@ def test_another_base_is_refused(taught, tmp_path):
     wrong = taught.lessons.model.info.model_copy(
         update={"taught": told.model_copy(update={"sha256": "0" * 64})}
     )
-    save_taught(taught.lessons.differences, wrong, path)
+    save_difference(taught.lessons.differences, wrong, path)
     with pytest.raises(UserError, match=r"taught on weights .nuclei-small. .* not at hand"):
         load_model(path)
     lost = {**taught.lessons.differences, "regions.box_head.fc6.weight": torch.zeros(3)}
-    save_taught(lost, taught.lessons.model.info, path)
+    save_difference(lost, taught.lessons.model.info, path)
     with pytest.raises(UserError, match="does not fit"):
         load_model(path)
 
@@ -136,7 +137,8 @@ def test_a_base_beside_the_file_will_do(taught, tmp_path, monkeypatch):
 
 def test_teaching_goes_on_from_a_file(taught, tmp_path):
     path = write(taught.lessons, taught.teacher, tmp_path / "mine.safetensors")
-    teacher, earlier = teacher_of(base_of(path), "cpu", "float32"), list(remembered_of(path))
+    base = base_of(path, taught.image, SegmentSettings())
+    teacher, earlier = teacher_of(base, "cpu", "float32"), list(remembered_of(path))
     assert teacher.base.info.name == "nuclei-small"
     (known,) = earlier
     assert known.key == taught.material.key
@@ -262,8 +264,8 @@ def test_too_few_corrections(taught, nuclei_model):
 
 def test_networks_that_cannot_be_taught(taught, tiny_architecture, tmp_path):
     from napari_deepretina.model.architecture import Architecture
+    from napari_deepretina.model.header import WeightsInfo
     from napari_deepretina.model.network import build
-    from napari_deepretina.model.weights import WeightsInfo
 
     def teacher_for(architecture):
         info = WeightsInfo(name="odd", architecture=architecture)

@@ -21,8 +21,9 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.segment import segment
 from napari_deepretina.lock import is_at_work
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import build
-from napari_deepretina.model.weights import WeightsInfo, load_model
+from napari_deepretina.model.weights import load_model
 from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.recipe import Recipe, Stage, load_recipe

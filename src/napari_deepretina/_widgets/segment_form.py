@@ -22,15 +22,16 @@ from napari_deepretina._widgets.stack_box import StackBox
 from napari_deepretina.documented import meanings
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.precision import CHOICES as PRECISIONS
-from napari_deepretina.model.weights import DEFAULT, available
+from napari_deepretina.model.weights import DEFAULT, advised_score, available, has_specialist
 from napari_deepretina.postprocess import PostprocessSettings
 
 AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
+LIGHTS = [("automatic", "auto"), ("fluorescence", "fluorescence"), ("transmitted light", "transmitted")]
 DEVICES = ["auto", "cpu", "cuda", "cuda:1", "mps"]
 """Without asking torch, whose import takes seconds: what is not there is reported when it is used."""
-REMEMBERED = ("weights", "device", "precision", "views", "score", "diameter", "intensity", "invert")
+REMEMBERED = ("weights", "device", "precision", "views", "score", "diameter", "intensity", "light", "invert")
 
 
 class SegmentForm(Dock):
@@ -86,6 +87,11 @@ class SegmentForm(Dock):
             "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
             "the layer's contrast limits."
         )
+        self.light = ComboBox(label="light", choices=LIGHTS)
+        self.light.tooltip = (
+            "What lights the image. Stained tissue and brightfield are looked at with another network than "
+            "fluorescence, where the weights have one for them. Automatic tells it from the ground."
+        )
         self.invert = CheckBox(text="exchange dark and bright", value=False)
         self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are"
         self.result = ComboBox(label="result", choices=self._result_choices)
@@ -103,7 +109,7 @@ class SegmentForm(Dock):
             ("image", "image"), ("look in", "region"), ("channel", "channel"),
             ("weights", ("weights", "weights_file")), ("device, precision", ("device", "precision")),
             ("views", "views"), ("lowest score", "score"), ("diameter, px", ("diameter", "measure")),
-            ("intensities", "intensity"), ("", "invert"), ("result", "result"),
+            ("intensities", "intensity"), ("light", ("light", "invert")), ("result", "result"),
         ]  # fmt: skip
         for text, names in rows:
             together = (names,) if isinstance(names, str) else names
@@ -189,9 +195,8 @@ class SegmentForm(Dock):
     # ---- weights ----
 
     def _take_advice(self, _: Any = None) -> None:
-        """Show the score threshold that the weights' own validation found best."""
-        from napari_deepretina.model.weights import advised_score
-
+        """Show the score threshold that the weights' own validation found best, and whether light matters."""
+        self.light.enabled = has_specialist(self.weights.value)
         if (advice := advised_score(self.weights.value)) is not None:  # of what is wrong Run will tell
             self.score.value = advice
 
@@ -223,6 +228,7 @@ class SegmentForm(Dock):
             "score": round(float(self.score.value), 4),
             "diameter": float(self.diameter.value) or None,
             "intensity": self._asked_intensity(),
+            "light": self.light.value,
             "invert": bool(self.invert.value),
         }
 

@@ -15,6 +15,7 @@ from napari_deepretina.inference.steps import Progress, within
 from napari_deepretina.instances import RawInstances
 
 if TYPE_CHECKING:
+    from napari_deepretina.inference.settings import SegmentSettings
     from napari_deepretina.teaching.corrections import Corrections
     from napari_deepretina.teaching.teach import Lessons, Teacher
 
@@ -83,7 +84,8 @@ def _taught(planes: Planes, teachers: Teachers) -> Generator[Any, None, Taught]:
 
     settings = make_settings(**planes.settings)
     yield Progress(0.01, "loading weights")
-    teacher, material, path = _teacher(settings.weights, settings.device, settings.precision, teachers)
+    first = planes.images[next(iter(planes.corrections))]
+    teacher, material, path = _teacher(first, settings, teachers)
     for index, corrections in planes.corrections.items():
         steps = material_steps(planes.images[index], corrections, teacher.base, settings, planes.scale)
         material.append((yield from within(steps, 0.02, 0.1)))
@@ -98,15 +100,15 @@ def _taught(planes: Planes, teachers: Teachers) -> Generator[Any, None, Taught]:
     return Taught(lessons, teacher, seen, 0.0)
 
 
-def _teacher(weights: str, device: str, precision: str, teachers: Teachers) -> tuple[Any, list[Any], Path]:
-    """Who teaches these weights, what is to be remembered first, and the weights' file."""
+def _teacher(image: Any, settings: SegmentSettings, teachers: Teachers) -> tuple[Any, list[Any], Path]:
+    """Who teaches what looked at an image, what is to be remembered first, and the weights' file."""
     from napari_deepretina.model.weights import find
     from napari_deepretina.teaching.session import base_of, remembered_of, teacher_of
 
-    path = find(weights)
-    key = (base_of(path), device, precision)
+    path = find(settings.weights)
+    key = (base_of(path, image, settings), settings.device, settings.precision)
     if key not in teachers.by_base:
-        teachers.by_base[key] = teacher_of(key[0], device, precision)
+        teachers.by_base[key] = teacher_of(*key)
     earlier = [] if path in teachers.known else list(remembered_of(path))
     return teachers.by_base[key], earlier, path
 

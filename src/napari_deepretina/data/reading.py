@@ -189,7 +189,7 @@ class _Blank:
     note: str = ""
 
 
-def _shown(values: NDArray[Any], spans: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+def shown(values: NDArray[Any], spans: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
     """(H, W), True where an image (H, W, C) is finite and has other values than those of `spans`."""
     shown = np.ones(values.shape[:2], bool)
     if values.dtype.kind == "f":
@@ -210,8 +210,8 @@ def _inside(values: NDArray[Any], spans: Sequence[tuple[float, float]]) -> NDArr
     """(N, C) values of an image where it shows something."""
     if not spans and values.dtype.kind != "f":
         return values.reshape(-1, values.shape[2])
-    shown = _shown(values, spans)
-    return values.reshape(-1, values.shape[2]) if shown.all() else values[shown]
+    inside = shown(values, spans)
+    return values.reshape(-1, values.shape[2]) if inside.all() else values[inside]
 
 
 def _one_of_equals(values: NDArray[Any]) -> NDArray[Any]:
@@ -235,7 +235,7 @@ def _percentiles(values: NDArray[Any], percents: Sequence[float]) -> list[float]
 
 def _blank(values: NDArray[Any]) -> _Blank:
     """What the values of a small overview (H, W, C) are where it shows nothing."""
-    finite = _shown(values, ())
+    finite = shown(values, ())
     picture = finite
     spans: list[tuple[float, float]] = []
     while len(spans) < 3 and (found := _padding(values, picture)) is not None:

@@ -98,7 +98,7 @@ def segment_files(
         ledger = Ledger(places.out)
         if problem := _in_the_way(places, sources, ledger, standing):
             raise UserError(problem)
-        journal = Journal(places.out, key_of(model.sha256, model.info, settings))
+        journal = Journal(places.out, key_of(model.identity, model.info, settings))
         result = BatchResult()
         result.done = _done_before(journal, standing, sources, places, result.notes)
         ledger.claim([*places.joint(), *places.always()])
@@ -332,7 +332,7 @@ def _write_run(
     """
     run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
     asked = settings.model_dump(mode="json")
-    as_asked = ("device", "precision", "channel", "regions")
+    as_asked = ("device", "precision", "channel", "light", "regions")
     of_one = {k: v for k, v in run["settings"].items() if k not in as_asked}
     run |= {"settings": asked | of_one, **more, "images": {r.name: r.told for r in records}}
     write_text(places.out / RUN, json.dumps(run, indent=2))

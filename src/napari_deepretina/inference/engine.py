@@ -17,8 +17,8 @@ from napari_deepretina.errors import UserError, out_of_memory
 from napari_deepretina.files import written_whole
 from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.intake import read_bytes
-from napari_deepretina.model.taught import base_file
-from napari_deepretina.model.weights import LoadedModel, load_model, sha256_of
+from napari_deepretina.model.difference import base_file
+from napari_deepretina.model.weights import LoadedModel, load_model, read_info, sha256_of
 
 Key = TypeVar("Key")
 R = TypeVar("R")
@@ -161,26 +161,32 @@ def _looks_a_second(model: LoadedModel, streams: int, cores: int) -> float:
 
 @dataclass(frozen=True)
 class _Packed:
-    """A weights file as it travels."""
+    """Weights as they travel.
 
-    content: bytes
-    name: str
-    sha256: str
+    Attributes
+    ----------
+    files : name and content of the weights' own file, of those that it differs from, and of the specialist.
+    identity : as of the model.
+    device, precision : for the workers.
+    """
+
+    files: tuple[tuple[str, bytes], ...]
+    identity: str
     device: str
     precision: str
-    base: tuple[str, bytes] | None = None
-    """Of taught weights, name and content of the file that they were taught on."""
 
     @classmethod
     def of(cls, model: LoadedModel, device: str, precision: str) -> Self:
         """A model's file; UserError if the model is in none."""
         if sha256_of(model.path) != model.sha256:
             raise UserError(f"{model.info.name} is in no file that a cluster could be given: write it first")
-        base = None
-        if model.info.taught is not None:
-            found = base_file(model.path, model.info)
-            base = found.name, read_bytes(found)
-        return cls(read_bytes(model.path), model.path.name, model.sha256, device, precision, base)
+        paths, info = [model.path], model.info
+        while info.differs_from is not None:
+            paths.append(base_file(paths[-1], info))
+            info = read_info(paths[-1])
+        paths += [model.beside.path] if model.beside else []
+        files = tuple((path.name, read_bytes(path)) for path in paths)
+        return cls(files, model.identity, device, precision)
 
 
 @contextmanager
@@ -275,7 +281,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 def _on_a_worker(work: Work[R], packed: _Packed, item: Any) -> R:
     """Do the work with a network that this process builds once."""
-    key = (packed.sha256, packed.device, packed.precision)
+    key = (packed.identity, packed.device, packed.precision)
     with _ONE_AT_A_TIME:
         if key not in _HERE:
             _HERE.clear()
@@ -287,13 +293,15 @@ def _unpacked(packed: _Packed) -> LoadedModel:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / packed.name
-        for name, content in ((packed.name, packed.content), *([packed.base] if packed.base else [])):
-            with written_whole(path.with_name(name)) as part:
+        for name, content in packed.files:
+            with written_whole(Path(folder) / name) as part:
                 part.write_bytes(content)
-        return load_model(path, resolve_device(packed.device), packed.precision)
+        first = Path(folder) / packed.files[0][0]
+        model = load_model(first, resolve_device(packed.device), packed.precision)
+        model.for_light("transmitted")  # while its file is there
+        return model
 
 
 def networks_here() -> tuple[int, list[str]]:
     """Process id, and hashes of the weights that this process holds for a cluster: for the curious."""
-    return os.getpid(), [sha256 for sha256, *_ in _HERE]
+    return os.getpid(), [identity.partition("+")[0] for identity, *_ in _HERE]

@@ -24,7 +24,7 @@ from napari_deepretina.inference.sources import Source
 from napari_deepretina.instances import Instances
 from napari_deepretina.intake import read_json, typed
 from napari_deepretina.lock import sole_use
-from napari_deepretina.model.weights import find, read_info, sha256_of
+from napari_deepretina.model.weights import find, identity_of, read_info
 from napari_deepretina.postprocess import PostprocessSettings
 
 
@@ -57,7 +57,7 @@ class FolderReview:
         self.sources, self.places, self.settings = sources, places, settings
         weights = find(settings.weights)
         self._info = read_info(weights)
-        self._journal = Journal(places.out, key_of(sha256_of(weights), self._info, settings))
+        self._journal = Journal(places.out, key_of(identity_of(weights), self._info, settings))
         self._records = self._journal.stored()
 
     def done(self) -> int:

@@ -18,7 +18,7 @@ from napari_deepretina.files import append_text, exists, refuse_inputs, write_te
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.instances import Instances, rle
 from napari_deepretina.intake import checked_size, parse_json, read_bytes
-from napari_deepretina.model.weights import WeightsInfo
+from napari_deepretina.model.header import WeightsInfo
 
 NOT_OURS = "was not written by an earlier run here, so it is not replaced: move it, or choose another folder"
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_deepretina import __version__
 from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.channels import check_image
+from napari_deepretina.data.light import light_of
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, measure_instances
@@ -25,7 +26,7 @@ from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Prediction, Whole, predict, predict_together
-from napari_deepretina.inference.reading import choose_reading
+from napari_deepretina.inference.reading import choose_reading, offered_readings
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import Tile, needs_tiles, predict_tiled
@@ -33,6 +34,7 @@ from napari_deepretina.inference.views import resolve_views
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.header import Light
 from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 from napari_deepretina.postprocess.nms import nms
@@ -51,7 +53,8 @@ class Segmentation:
     prediction : raw detections, plan, device and notes.
     seconds : time per phase: ``network``, ``postprocess``.
     settings : those used.
-    weights : name, sha256, file name and (by line) class names of the weights.
+    weights : name, sha256, file name and (by line) class names of the weights; ``specialist`` and its sha256,
+        if one looked in their stead.
     """
 
     instances: Instances
@@ -168,6 +171,7 @@ def segment_steps(
     views = resolve_views(settings.tta)
     settings = for_image(settings, channels=image.shape[2] if image.ndim == 3 else 1)
     image = select_channel(image, settings.channel)
+    reading, model = yield from read_and_fitted(model, image, settings)
     options: dict[str, Any] = {
         "diameter": settings.diameter,
         "limits": Limits() if tunable else strict_limits(settings.postprocessing(model.info)),
@@ -180,7 +184,6 @@ def segment_steps(
     )  # fmt: skip
     regions = regions_of(settings)
     tiled = bool(regions) or needs_tiles(plan, settings.tile)
-    reading = yield from choose_reading(model, image, plan, settings)
     options["whole"] = Whole(reading)
     adapt = partial(adapted_scale, model, settings)
     steps: Steps[Prediction]
@@ -202,12 +205,40 @@ def segment_steps(
             step = replace(step, patch=partial(_patch, step.patch, settings.postprocessing(model.info)))
         yield step
     yield Progress(0.92, "post-processing")
-    return _finished(_noted(prediction, reading), model, settings, begun)
+    return _finished(_noted(prediction, reading, model), model, settings, begun)
 
 
-def _noted(prediction: Prediction, reading: Reading) -> Prediction:
-    """With a sentence on how the image was read, if that is not plain."""
-    return replace(prediction, notes=[reading.note, *prediction.notes]) if reading.note else prediction
+def light_for(image: Any, settings: SegmentSettings) -> Light:
+    """What lights an image: what the settings say, or what its ground tells.
+
+    Parameters
+    ----------
+    image : (H, W) or (H, W, C), as `segment` takes it.
+    """
+    if settings.light != "auto":
+        return settings.light
+    channels = image.shape[2] if image.ndim == 3 else 1
+    seen = select_channel(image, for_image(settings, channels=channels).channel)
+    return light_of(seen, offered_readings(seen, settings)[0])
+
+
+def read_and_fitted(
+    model: LoadedModel, image: Any, settings: SegmentSettings
+) -> Steps[tuple[Reading, LoadedModel]]:
+    """How an image is read, and the model for it: the specialist's, where there is one for its light."""
+    info = model.info
+    plan = make_plan(
+        check_image(image), info.architecture, trained_diameter=info.diameter, diameter=settings.diameter
+    )
+    reading = yield from choose_reading(model, image, plan, settings)
+    light = light_of(image, reading) if settings.light == "auto" else settings.light
+    return reading, model.for_light(light)
+
+
+def _noted(prediction: Prediction, reading: Reading, model: LoadedModel) -> Prediction:
+    """With sentences on how the image was read and by which network, if that is not plain."""
+    looked = "" if model.named is None else f"transmitted light: looked at with {model.info.name}"
+    return replace(prediction, notes=[*filter(None, (reading.note, looked)), *prediction.notes])
 
 
 def adapted_scale(
@@ -260,28 +291,28 @@ def segment_together(
     if len(images) <= 1 or settings.tta != "none" or settings.regions is not None:
         return [drain(segment_steps(image, model, settings)) for image in images]
     begun = time.perf_counter()
-    limits = strict_limits(settings.postprocessing(model.info))
     chosen = [select_channel(image, settings.channel) for image in images]
-    info = model.info
-    plans = [
-        make_plan(
-            check_image(image),
-            info.architecture,
-            trained_diameter=info.diameter,
-            diameter=settings.diameter,
-        )
-        for image in chosen
-    ]
-    readings = [
-        drain(choose_reading(model, image, plan, settings)) for image, plan in zip(chosen, plans, strict=True)
-    ]
-    found = drain(predict_together(model, chosen, settings.diameter, limits, readings))
-    for k, (image, one, reading) in enumerate(zip(chosen, found, readings, strict=True)):
+    read = [drain(read_and_fitted(model, image, settings)) for image in chosen]
+    found: dict[int, tuple[Prediction, LoadedModel]] = {}
+    for fitted in {id(m): m for _, m in read}.values():
+        mine = [k for k, (_, m) in enumerate(read) if m is fitted]
+        seen = _together(fitted, [chosen[k] for k in mine], [read[k][0] for k in mine], settings)
+        found |= {k: (one, fitted) for k, one in zip(mine, seen, strict=True)}
+    begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time
+    return [_finished(*found[k], settings, begun) for k in range(len(images))]
+
+
+def _together(
+    model: LoadedModel, images: Sequence[NDArray[Any]], readings: Sequence[Reading], settings: SegmentSettings
+) -> list[Prediction]:
+    """Predictions of small images by one network, in one batch."""
+    limits = strict_limits(settings.postprocessing(model.info))
+    found = drain(predict_together(model, images, settings.diameter, limits, readings))
+    for k, (image, one, reading) in enumerate(zip(images, found, readings, strict=True)):
         if (scale := adapted_scale(model, settings, [one.raw], one.plan)) is not None:
             one = drain(predict(model, image, limits=limits, scale=scale, whole=Whole(reading)))
-        found[k] = _noted(one, reading)
-    begun += (time.perf_counter() - begun) * (1 - 1 / len(images))  # each image's share of the time
-    return [_finished(one, model, settings, begun) for one in found]
+        found[k] = _noted(one, reading, model)
+    return found
 
 
 def _unfinished(
@@ -322,12 +353,7 @@ def _finished(
             "postprocess": round(time.perf_counter() - detected, 4),
         },
         settings=settings.model_copy(update=chosen.model_dump()),
-        weights={
-            "name": model.info.name,
-            "path": model.path.name,
-            "sha256": model.sha256,
-            "classes": "\n".join(model.info.architecture.classes),
-        },
+        weights=model.told() | {"classes": "\n".join(model.info.architecture.classes)},
     )
 
 

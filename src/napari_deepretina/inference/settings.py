@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from napari_deepretina.data.regions import Region
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.views import View
-from napari_deepretina.model.weights import DEFAULT, WeightsInfo
+from napari_deepretina.model.header import WeightsInfo
+from napari_deepretina.model.weights import DEFAULT
 from napari_deepretina.postprocess import PostprocessSettings
 
 ADVISED = ("score", "nms", "min_area")
@@ -35,6 +36,9 @@ class SegmentSettings(PostprocessSettings):
     intensity: str = "auto"
     """auto leaves padding and glare out of the range of intensities, and takes colours on a dark ground
     apart; plain takes 1 to 99.8 % of all values; LOW:HIGH, such as 100:4000, takes these."""
+    light: Literal["auto", "fluorescence", "transmitted"] = "auto"
+    """What lights the image, for weights that come with a specialist for transmitted light (stained tissue,
+    brightfield): auto tells it from the ground."""
     invert: bool = False
     """Dark and bright change places before the image is looked at."""
     tile: int = Field(default=1280, ge=256, le=8192)

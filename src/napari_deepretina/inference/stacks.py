@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import check_image, overview
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import Reading, readings
+from napari_deepretina.data.reading import readings
 from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, joined, measure_instances
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
@@ -26,6 +26,7 @@ from napari_deepretina.inference.reading import choose_reading
 from napari_deepretina.inference.segment import (
     Segmentation,
     empty_segmentation,
+    light_for,
     segment_steps,
     segment_together,
     select_channel,
@@ -188,7 +189,8 @@ def segment_stack_steps(
         {},
     )
     result.notes += told
-    brightness = _brightness(picture, indices, settings.channel)
+    seen = _looked_over(picture, indices, settings.channel)
+    brightness = readings(seen)[0]
     order, empty = _Order(indices, result, settings, tunable=tunable), []
     nothing = partial(empty_segmentation, picture.height_width, model, settings)
 
@@ -202,6 +204,7 @@ def segment_stack_steps(
                 yield index, pixels
 
     single = settings.model_copy(update={"channel": None})
+    single = single.model_copy(update={"light": light_for(seen, single)})  # one network for all planes
     if engine is None:
         yield from _one_by_one(model, single, todo(), order, tunable=tunable)
     else:
@@ -232,11 +235,11 @@ def _in_one_channel(
     return settings.model_copy(update={"channel": reading.channels[0]}), [reading.note]
 
 
-def _brightness(picture: Picture, indices: Sequence[Index], channel: int | str | None) -> Reading:
-    """How a stack is read as a whole, told from a few of its planes."""
+def _looked_over(picture: Picture, indices: Sequence[Index], channel: int | str | None) -> NDArray[Any]:
+    """A few planes of a stack, one below the other: what tells how it is read as a whole."""
     chosen = np.unique(np.linspace(0, len(indices) - 1, LOOKED_OVER).round().astype(int))
     seen = [overview(select_channel(picture.plane(indices[i]), channel))[::2, ::2] for i in chosen]
-    return readings(np.concatenate(seen))[0]
+    return np.concatenate(seen)
 
 
 def _one_by_one(
@@ -344,4 +347,5 @@ class _Order:
         plane.__dict__.pop("labels", None)  # painted for this moment only
         self._result.planes[index], self._result.ids[index] = plane, ids
         self._result.weights = plane.weights
-        self._result.settings = plane.settings.model_copy(update={"channel": self._result.settings.channel})
+        asked = {name: getattr(self._result.settings, name) for name in ("channel", "light")}
+        self._result.settings = plane.settings.model_copy(update=asked)

@@ -15,7 +15,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import lay_out, to_raw
-from napari_deepretina.inference.reading import choose_reading
+from napari_deepretina.inference.segment import read_and_fitted
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances, RawInstances
@@ -141,12 +141,6 @@ class Inspection:
         return maps, scale, (offset[0], offset[1])
 
 
-def _read(model: LoadedModel, image: NDArray[Any], plan: Plan, settings: PostprocessSettings) -> NDArray[Any]:
-    """Pixels as segmentation reads them."""
-    reading = drain(choose_reading(model, image, plan, SegmentSettings(**settings.model_dump())))
-    return eight_bit(image, reading) if model.info.architecture.is_matterport else normalise(image, reading)
-
-
 def inspect_image(
     model: LoadedModel,
     image: NDArray[Any],
@@ -169,7 +163,6 @@ def inspect_image(
         If the image is none, or too large to keep every step of.
     """
     settings = settings or PostprocessSettings.model_validate(dict(model.info.postprocess))
-    limits, rescoring = model.limits(limits), model.info.rescoring
     architecture = model.info.architecture
     shape = check_image(image)
     plan = make_plan(shape, architecture, trained_diameter=model.info.diameter, diameter=diameter)
@@ -180,7 +173,10 @@ def inspect_image(
         )
     image = np.asarray(image)
     original = architecture.is_matterport
-    pixels = _read(model, image, plan, settings)
+    asked = SegmentSettings(**settings.model_dump(), diameter=diameter)
+    reading, model = drain(read_and_fitted(model, image, asked))
+    limits, rescoring = model.limits(limits), model.info.rescoring
+    pixels: NDArray[Any] = eight_bit(image, reading) if original else normalise(image, reading)
     laid = matterport.lay_out(pixels, plan) if original else lay_out(pixels, plan)
     traced = trace(model.detector, laid.to(model.device), limits, plan.window)
     found = Detections(

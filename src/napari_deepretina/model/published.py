@@ -11,10 +11,11 @@ from urllib.error import URLError
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import moved, remove
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.matterport.keras_shapes import HEADS
 from napari_deepretina.model.matterport.keras_weights import fill, read_keras
-from napari_deepretina.model.weights import WeightsInfo, user_folder
+from napari_deepretina.model.weights import user_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,22 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import expanded, user_data_folder, written_whole
 from napari_deepretina.heap import keep_blocks
 from napari_deepretina.intake import first_fault, parse_json
-from napari_deepretina.model.architecture import Architecture, Limits
+from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.header import Light, WeightsInfo
 from napari_deepretina.model.precision import resolve_precision
-from napari_deepretina.model.rescoring import Rescoring
 from napari_deepretina.model.runs import LAST, find_run, weights_in
-from napari_deepretina.postprocess.settings import PostprocessSettings
 
 if TYPE_CHECKING:
     import torch
@@ -29,67 +29,17 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "nuclei"
+BESIDE = "-transmitted"
+"""What the name of a specialist's file has more than that of the weights that it goes with."""
+_ONE_AT_A_TIME = threading.Lock()
 _KEY = "napari-deepretina"
-PERCENTILES = "percentile 1-99.8 to 0-1"
 
 
-def normalisation_of(architecture: Architecture) -> str:
-    """How images are laid before a network of this architecture."""
-    return "RGB 0-255 minus (123.7, 116.8, 103.9)" if architecture.is_matterport else PERCENTILES
+class Beside(NamedTuple):
+    """The file of a specialist, and its SHA-256."""
 
-
-class Taught(BaseModel):
-    """What a file of taught heads is a difference to, and what taught it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    base: str
-    """Name of the weights."""
+    path: Path
     sha256: str
-    """Of their file."""
-    corrections: int
-    images: int
-    before: dict[str, float] = {}
-    """Of the corrections kept aside: ``found``, ``missed``, ``extra``, ``mean_iou``."""
-    after: dict[str, float] = {}
-
-
-class WeightsInfo(BaseModel):
-    """What the header of a weights file says."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    architecture: Architecture
-    normalisation: str = PERCENTILES
-    diameter: float = Field(default=32.0, gt=0)
-    """Median nucleus diameter in the training images, in pixels of the network's input."""
-    data: str = ""
-    score: dict[str, float] = {}
-    """Validation figures, e.g. ``{"dsb_score": 0.5}``."""
-    recipe: str = ""
-    steps: int = 0
-    version: str = ""
-    """Version of the package that wrote the file."""
-    licence: str = "BSD-3-Clause"
-    attribution: tuple[str, ...] = ()
-    """The data sets that it was trained on, as their licences ask them to be named."""
-    postprocess: dict[str, float] = {}
-    """Settings of post-processing that suit these weights."""
-    rescoring: Rescoring | None = None
-    """How the network's scores are seen in the light of the other detections; None leaves them."""
-    taught: Taught | None = None
-    """Given, the file holds no more than what differs from other weights."""
-
-    @field_validator("postprocess")
-    @classmethod
-    def _possible(cls, advice: dict[str, float]) -> dict[str, float]:
-        known = {k: v for k, v in advice.items() if k in PostprocessSettings.model_fields}
-        try:
-            PostprocessSettings.model_validate(known)
-        except ValidationError as error:
-            raise ValueError(first_fault(error)) from None
-        return advice
 
 
 @dataclass(frozen=True)
@@ -102,6 +52,8 @@ class LoadedModel:
         and is where `detector` is.
     device : where `detector` is.
     precision : float32, bfloat16 or float16: of the detector's weights and maps.
+    beside : a specialist for some of the images, if there is one.
+    named : of a specialist the model that it was chosen for.
     """
 
     network: Network
@@ -110,6 +62,8 @@ class LoadedModel:
     sha256: str
     device: torch.device
     precision: str = "float32"
+    beside: Beside | None = None
+    named: LoadedModel | None = None
 
     @functools.cached_property
     def detector(self) -> Detecting:
@@ -123,6 +77,39 @@ class LoadedModel:
         """The limits asked for; those of what is rescored where the weights rescore."""
         asked = asked or Limits()
         return self.info.rescoring.limits(asked) if self.info.rescoring else asked
+
+    def for_light(self, light: Light) -> LoadedModel:
+        """The model for images of this light: the specialist's, or itself."""
+        if self.beside is None or light != "transmitted":
+            return self
+        with _ONE_AT_A_TIME:
+            return self._specialist
+
+    @property
+    def light(self) -> Light:
+        """The light of the images that it is given."""
+        return "fluorescence" if self.named is None else "transmitted"
+
+    @functools.cached_property
+    def _specialist(self) -> LoadedModel:
+        """Loaded when the first image of its light comes."""
+        assert self.beside is not None
+        model = replace(load_model(self.beside.path, self.device, self.precision), named=self)
+        _ = model.detector  # made once, before several threads ask for it
+        return model
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the file, and of the specialist's, if there is one: what results depend on."""
+        return _identity(self.sha256, self.beside)
+
+    def told(self) -> dict[str, str]:
+        """Name, file name and SHA-256 of the weights asked for, and of the specialist that looked."""
+        asked = self.named or self
+        told = {"name": asked.info.name, "path": asked.path.name, "sha256": asked.sha256}
+        if asked is not self:
+            told |= {"specialist": self.info.name, "specialist_sha256": self.sha256}
+        return told
 
     def to(self, device: torch.device) -> LoadedModel:
         """The same model on another device; the detector moves, it is not copied."""
@@ -206,6 +193,14 @@ def advised_score(name_or_path: str | Path) -> float | None:
         return None
 
 
+def has_specialist(name_or_path: str | Path) -> bool:
+    """Whether weights come with a specialist for some of the images; False if they cannot be read."""
+    try:
+        return beside(find(name_or_path)) is not None
+    except UserError:
+        return False
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal digest of a file's content; UserError if it cannot be read."""
     try:
@@ -213,6 +208,32 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def identity_of(path: Path) -> str:
+    """The same of weights in a file, without loading them."""
+    digest = sha256_of(path)
+    return _identity(digest, beside(path, digest))
+
+
+def _identity(digest: str, specialist: Beside | None) -> str:
+    return digest if specialist is None else f"{digest}+{specialist.sha256}"
+
+
+def beside(path: Path, digest: str | None = None) -> Beside | None:
+    """A specialist that was made for the very weights of this one; None if there is none.
+
+    Parameters
+    ----------
+    digest : SHA-256 of the file, where it is known.
+    """
+    found = path.with_name(f"{path.stem}{BESIDE}.safetensors")
+    if not found.is_file():
+        return None
+    made_for = read_info(found).specialist
+    if made_for is None or made_for.sha256 != (digest or sha256_of(path)):
+        return None
+    return Beside(found, sha256_of(found))
 
 
 def load_model(
@@ -240,11 +261,7 @@ def load_model(
     if is_keras(path):
         resolve_precision(precision, device, matterport=True)
         return _load_keras(path, device)
-    tensors, info = _numbers(path)
-    if info.taught is not None:
-        from napari_deepretina.model.taught import added, base_file
-
-        tensors = added(_numbers(base_file(path, info))[0], tensors, path)
+    tensors, info = _whole(path)
     _fits(path, tensors, info)
     _hold_numbers(path, tensors)
     precision = resolve_precision(precision, device, matterport=info.architecture.is_matterport)
@@ -254,7 +271,18 @@ def load_model(
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{path} does not fit the network that it describes: {first}") from None
-    return LoadedModel(network.eval(), info, path, sha256_of(path), device, precision)
+    digest = sha256_of(path)
+    return LoadedModel(network.eval(), info, path, digest, device, precision, beside(path, digest))
+
+
+def _whole(path: Path) -> tuple[dict[str, torch.Tensor], WeightsInfo]:
+    """The same as `_numbers`, of a whole network: what a file differs from is added."""
+    from napari_deepretina.model.difference import added, base_file
+
+    tensors, info = _numbers(path)
+    if info.differs_from is not None:
+        tensors = added(_whole(base_file(path, info))[0], tensors, path)
+    return tensors, info
 
 
 def _numbers(path: Path) -> tuple[dict[str, torch.Tensor], WeightsInfo]:
@@ -307,7 +335,12 @@ def save_weights(
     state : the network's state_dict.
     half : store floating tensors as float16, not as they are.
     """
-    write_tensors(state, info.model_copy(update={"taught": None}), path, half=half)
+    write_tensors(state, info.model_copy(update={"taught": None, "specialist": None}), path, half=half)
+
+
+def copy_with(path: Path, info: WeightsInfo, target: Path) -> None:
+    """Write the tensors of a file, as they are, with another header."""
+    write_tensors(_open(path, tensors=True)[0], info, target, half=False)
 
 
 def write_tensors(

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, written_whole
 from napari_deepretina.inference.device import resolve_device
-from napari_deepretina.inference.segment import segment_steps
+from napari_deepretina.inference.segment import light_for, segment_steps
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Progress, Steps, drain, within
-from napari_deepretina.model.taught import base_file, save_taught
-from napari_deepretina.model.weights import find, load_model, read_info, user_folder
+from napari_deepretina.model.difference import base_file, save_difference
+from napari_deepretina.model.weights import beside, find, load_model, read_info, user_folder
 from napari_deepretina.teaching.corrections import Corrections, of_labels
 from napari_deepretina.teaching.material import Material, material_of
 from napari_deepretina.teaching.memory import keep, memory_of, recall
@@ -40,10 +40,17 @@ class Pair:
     labels: NDArray[Any] | Corrections
 
 
-def base_of(path: Path) -> Path:
-    """The weights that a file of taught heads was taught on; any other file is its own."""
+def base_of(path: Path, image: Any, settings: SegmentSettings) -> Path:
+    """The weights that are to be taught, where those of a file found an image's nuclei.
+
+    Of taught heads these are the weights that they were taught on; of a pair of networks the one that looked
+    at the image.
+    """
     info = read_info(path)
-    return path if info.taught is None else base_file(path, info)
+    if info.taught is not None:
+        return base_file(path, info)
+    specialist = beside(path)
+    return specialist.path if specialist and light_for(image, settings) == "transmitted" else path
 
 
 def remembered_of(path: Path) -> Iterator[Material]:
@@ -86,7 +93,7 @@ def teach(
     target = None if out is None else target_of(out)
     checked = make_settings(**settings)
     path = find(checked.weights)
-    teacher = teacher_of(base_of(path), checked.device, checked.precision)
+    teacher = teacher_of(base_of(path, image, checked), checked.device, checked.precision)
     earlier = list(remembered_of(path))
     lessons = drain(teach_steps(teacher, [Pair("image", image, labels)], checked, earlier, complete=complete))
     if target is not None and lessons.helped:
@@ -154,5 +161,5 @@ def write(lessons: Lessons, teacher: Teacher, path: Path) -> Path:
         raise UserError("teaching did not help, so there is nothing to keep")
     with written_whole(memory_of(path)) as part:
         keep(teacher.parts, part)
-    save_taught(lessons.differences, lessons.model.info, path)
+    save_difference(lessons.differences, lessons.model.info, path)
     return path

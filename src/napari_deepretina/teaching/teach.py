@@ -17,8 +17,9 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference.predict import Prediction, Whole, predict
 from napari_deepretina.inference.steps import Progress, Steps, drain, within
 from napari_deepretina.model.detector import Detector
+from napari_deepretina.model.header import Taught
 from napari_deepretina.model.network import Detecting, MaskRCNN
-from napari_deepretina.model.weights import LoadedModel, Taught
+from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 from napari_deepretina.teaching.corrections import Corrections, windows
 from napari_deepretina.teaching.heads import Heads
@@ -128,7 +129,7 @@ class Teacher:
             )
         self._pyramid = _detector(base).pyramid
         self._looked = Looked(self._pyramid)
-        self.base = _seeing(base, with_pyramid(_detector(base), self._looked))
+        self.base = _seeing(replace(base, beside=None), with_pyramid(_detector(base), self._looked))
         self.parts: list[Part] = []
 
     def teach(self, material: Sequence[Material], settings: PostprocessSettings) -> Steps[Lessons]:
@@ -181,7 +182,9 @@ class Teacher:
                 before=asdict(before), after=asdict(after),
             )  # fmt: skip
             name = f"{self.base.info.name}, taught"
-            info = model.info.model_copy(update={"name": name, "taught": told, "score": {}})
+            info = model.info.model_copy(
+                update={"name": name, "taught": told, "specialist": None, "score": {}}
+            )
             detector = with_pyramid(_detector(model), self._pyramid)  # what was looked at is not kept by it
             model = _seeing(replace(model, info=info, sha256=_digest(self.base, differences)), detector)
         self.parts = parts

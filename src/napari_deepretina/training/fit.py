@@ -19,9 +19,9 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.files import sweep_parts, write_text
 from napari_deepretina.lock import sole_use
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.runs import BEST, remember
-from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.asked import Asked
 from napari_deepretina.training.average import Average
 from napari_deepretina.training.checkpoint import load_checkpoint, save_checkpoint

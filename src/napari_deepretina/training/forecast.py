@@ -11,8 +11,8 @@ from napari_deepretina.data.crops import CropStream, Decoded, collate
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.data.samplers import round_of
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.header import normalisation_of
 from napari_deepretina.model.network import Network, build
-from napari_deepretina.model.weights import normalisation_of
 from napari_deepretina.training.recipe import Recipe, Stage
 from napari_deepretina.training.trainable import choose_layers, optimizer_of, set_modes
 

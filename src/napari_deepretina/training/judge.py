@@ -16,8 +16,8 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.export.tiff import overlay, write_image, write_labels
 from napari_deepretina.instances.labels import sizes_of
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo, normalisation_of
 from napari_deepretina.model.network import Network
-from napari_deepretina.model.weights import WeightsInfo, normalisation_of
 from napari_deepretina.training.check import spread
 from napari_deepretina.training.events import EventLog
 from napari_deepretina.training.recipe import Recipe

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_deepretina.files import remove
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import Network
 from napari_deepretina.model.runs import BEST, LATEST
-from napari_deepretina.model.weights import WeightsInfo, save_weights
+from napari_deepretina.model.weights import save_weights
 from napari_deepretina.training.recipe import Recipe
 from napari_deepretina.training.validate import Verdict
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from napari_deepretina.data.sample import Dataset
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import believed
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import Network, build, bytes_of
-from napari_deepretina.model.weights import WeightsInfo
 from napari_deepretina.training.asked import RECORD, Asked, read_record
 from napari_deepretina.training.checkpoint import load_checkpoint
 from napari_deepretina.training.recipe import Recipe, differences, load_recipe, resolved

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.model.header import Light, WeightsInfo
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.matterport.keras_shapes import classes_in
 from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
 from napari_deepretina.model.network import Network, build
 from napari_deepretina.model.published import COCO_FULL, IMAGENET, start_from_published
-from napari_deepretina.model.weights import DEFAULT, WeightsInfo, find, is_keras, load_model
+from napari_deepretina.model.weights import DEFAULT, find, is_keras, load_model
 from napari_deepretina.training.recipe import Recipe
 
 RANDOM, BUNDLED = "random", "bundled"
 
 
 def starting_point(
-    weights: str, recipe: Recipe, classes: tuple[str, ...] = ("nucleus",)
+    weights: str,
+    recipe: Recipe,
+    classes: tuple[str, ...] = ("nucleus",),
+    light: Light = "fluorescence",
 ) -> tuple[Network, WeightsInfo] | None:
     """The network to start from, with its description; None for random weights.
 
@@ -27,6 +31,7 @@ def starting_point(
     weights : ``random``, ``bundled``, ``coco``, ``imagenet`` (backbone only), or whatever
         `napari_deepretina.model.weights.find` takes. A network for other classes starts with fresh output
         layers; a Keras file is laid out as the recipe's architecture says.
+    light : of the images to train on; of weights with a specialist for it, that one is taken.
 
     Raises
     ------
@@ -43,7 +48,7 @@ def starting_point(
     path = find(DEFAULT if weights == BUNDLED else weights)
     if is_keras(path):
         return _from_keras(path, recipe, classes)
-    model = load_model(path)
+    model = load_model(path).for_light(light)
     if model.info.architecture.classes == classes:
         return model.network, model.info
     return for_classes(model.network, classes, recipe.seed), model.info

@@ -22,8 +22,9 @@ from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import Network
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.pipeline import Postprocessor
 

@@ -9,10 +9,11 @@ from scipy.optimize import linear_sum_assignment
 from napari_deepretina.inference.predict import predict
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.model.architecture import Limits
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.boxes import pooled
 from napari_deepretina.model.matterport.keras_weights import import_keras
 from napari_deepretina.model.matterport.network import MEAN_PIXEL
-from napari_deepretina.model.weights import LoadedModel, WeightsInfo
+from napari_deepretina.model.weights import LoadedModel
 from napari_deepretina.postprocess.masks import place_masks
 
 from .conftest import made_weights, stack

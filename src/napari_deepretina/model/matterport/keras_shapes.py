@@ -11,8 +11,8 @@ from napari_deepretina import __version__
 from napari_deepretina.errors import UserError
 from napari_deepretina.intake import believed, first_fault
 from napari_deepretina.model.architecture import Architecture
+from napari_deepretina.model.header import WeightsInfo, normalisation_of
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
-from napari_deepretina.model.weights import WeightsInfo, normalisation_of
 
 BLOCKS = {"matterport_resnet50": (3, 4, 6, 3), "matterport_resnet101": (3, 4, 23, 3)}
 """Blocks of the four stages of each backbone."""

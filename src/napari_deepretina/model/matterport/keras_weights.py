@@ -16,9 +16,9 @@ from torch import nn
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import written_whole
 from napari_deepretina.intake import first_fault
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.keras_shapes import HEADS, architecture_of, described, refuse_unstored
 from napari_deepretina.model.matterport.network import MatterportRCNN
-from napari_deepretina.model.weights import WeightsInfo
 
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _PLAIN = {"kernel": "weight", "bias": "bias"}

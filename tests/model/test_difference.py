@@ -1,0 +1,184 @@
+"""Weights kept as what differs from others, and the specialist that goes with weights."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
+from napari_deepretina.inference.engine import _Packed, _unpacked
+from napari_deepretina.inference.segment import segment, segment_together
+from napari_deepretina.inference.settings import make_settings
+from napari_deepretina.inference.stacks import segment_stack
+from napari_deepretina.inspection.steps import inspect_image
+from napari_deepretina.model.difference import DOWN, UP, added, factored, multiplied
+from napari_deepretina.model.weights import (
+    available,
+    beside,
+    copy_with,
+    has_specialist,
+    identity_of,
+    load_model,
+    read_info,
+    sha256_of,
+)
+from napari_deepretina.teaching.session import base_of
+from napari_deepretina.training.recipe import load_recipe
+from napari_deepretina.training.start import starting_point
+
+GLOWING = synthetic_nuclei((100, 120), 8, diameter=22, seed=3)[0]
+LIT = GLOWING.max() - GLOWING
+EVERYTHING = {"score": 0.0, "min_area": 1, "adapt": False}
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_factors_keep_what_weighs_most():
+    thin = random(200, 3) @ random(3, 150, seed=1)
+    apart = {"a.weight": thin.view(200, 50, 3, 1), "b.weight": 0.01 * random(160, 160), "b.bias": random(160)}
+    kept = factored(apart, 160 + 3 * 350)
+    assert set(kept) == {"a.weight" + UP, "a.weight" + DOWN, "b.bias"}
+    assert sum(v.numel() for v in kept.values()) == 160 + 3 * 350
+    assert torch.allclose(multiplied(kept)["a.weight"], thin, atol=1e-4)
+    base = {k: torch.zeros_like(v) for k, v in apart.items()}
+    whole = added(base, factored(apart, 10**6), "x.safetensors")
+    assert all(torch.allclose(whole[k], v, atol=1e-4) for k, v in apart.items())
+
+
+def test_more_numbers_are_never_worse():
+    apart = {"a": random(150, 200), "b": 0.5 * random(200, 180, seed=4)}
+    errors = []
+    for numbers in (1_000, 10_000, 40_000, 200_000):
+        kept = factored(apart, numbers)
+        assert sum(v.numel() for v in kept.values()) <= numbers
+        whole = multiplied(kept)
+        errors.append(sum(float((v - whole.get(k, 0 * v)).square().sum()) for k, v in apart.items()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-3 < errors[0]
+
+
+def test_differences_of_another_network_are_refused():
+    with pytest.raises(UserError, match=r"x\.safetensors does not fit .* a differs in shape"):
+        added({"a": torch.zeros(3)}, {"a": torch.zeros(4)}, "x.safetensors")
+    with pytest.raises(UserError, match="c differs in shape"):
+        added({"a": torch.zeros(3)}, {"c" + UP: torch.zeros(3, 1), "c" + DOWN: torch.zeros(1, 2)}, "x")
+
+
+def test_a_specialist_looks_at_its_own_images_alone(paired_weights):
+    pair = load_model(paired_weights)
+    alone = load_model(paired_weights.with_name("pair-transmitted.safetensors"))
+    general = load_model(paired_weights)
+    object.__setattr__(general, "beside", None)
+    for image, chosen, other in ((GLOWING, general, alone), (LIT, alone, general)):
+        found, same, not_same = (segment(image, model=m, **EVERYTHING) for m in (pair, chosen, other))
+        assert np.array_equal(found.prediction.raw.boxes, same.prediction.raw.boxes)
+        assert not np.array_equal(found.prediction.raw.boxes, not_same.prediction.raw.boxes)
+    told = segment(LIT, model=pair, **EVERYTHING).provenance()
+    assert told["weights"]["name"] == "pair"
+    assert told["weights"]["sha256"] == pair.sha256 == sha256_of(paired_weights)
+    assert told["weights"]["specialist"] == "pair-transmitted"
+    assert told["weights"]["specialist_sha256"] == alone.sha256
+    assert told["notes"][0] == "transmitted light: looked at with pair-transmitted"
+    assert "specialist" not in segment(GLOWING, model=pair, **EVERYTHING).weights
+
+
+def test_a_person_may_say_what_lights_the_image(paired_weights):
+    pair = load_model(paired_weights)
+    for image in (GLOWING, LIT):
+        as_asked = {
+            light: segment(image, model=pair, light=light, **EVERYTHING).weights.get("specialist")
+            for light in ("fluorescence", "transmitted")
+        }
+        assert as_asked == {"fluorescence": None, "transmitted": "pair-transmitted"}
+    with pytest.raises(UserError, match="light='dusk'"):
+        make_settings(light="dusk")
+    turned = segment(LIT, model=pair, invert=True, **EVERYTHING)
+    assert "specialist" not in turned.weights  # inverted it is dark ground with bright nuclei
+
+
+def test_images_together_are_as_each_by_itself(paired_weights):
+    pair, settings = load_model(paired_weights), make_settings(**EVERYTHING)
+    images = [GLOWING, LIT, GLOWING[::-1], LIT[:, ::-1]]
+    for image, found in zip(images, segment_together(images, pair, settings), strict=True):
+        alone = segment(image, model=pair, **EVERYTHING)
+        assert found.weights == alone.weights
+        assert np.allclose(found.prediction.raw.boxes, alone.prediction.raw.boxes, atol=1e-3)
+
+
+def test_one_network_for_all_planes_and_for_all_tiles(paired_weights):
+    pair = load_model(paired_weights)
+    odd = LIT.copy()
+    odd[:60] = 0  # by itself this plane would count as dark
+    stack = np.stack([LIT, odd, LIT])
+    done = segment_stack(stack, "ZYX", model=pair, **EVERYTHING)
+    assert {p.weights["specialist"] for p in done.planes.values()} == {"pair-transmitted"}
+    assert done.settings.light == "auto"
+    large = np.tile(LIT, (6, 6))
+    found = segment(large, model=pair, tile=256, **EVERYTHING)
+    assert found.weights["specialist"] == "pair-transmitted"
+    assert len(np.unique(found.prediction.raw.tiles)) > 2
+
+
+def test_inspection_shows_the_network_that_looks(paired_weights):
+    pair = load_model(paired_weights)
+    boxes = [inspect_image(pair, image).raw.boxes for image in (GLOWING, LIT)]
+    alone = load_model(paired_weights.with_name("pair-transmitted.safetensors"))
+    assert np.array_equal(boxes[1], inspect_image(alone, LIT).raw.boxes)
+    assert not np.array_equal(boxes[0], inspect_image(alone, GLOWING).raw.boxes)
+
+
+def test_teaching_and_training_begin_with_the_network_that_looks(paired_weights):
+    settings = make_settings()
+    assert base_of(paired_weights, GLOWING, settings) == paired_weights
+    assert base_of(paired_weights, LIT, settings).stem == "pair-transmitted"
+    assert base_of(paired_weights, LIT, make_settings(light="fluorescence")) == paired_weights
+    recipe = load_recipe("fine-tune")
+    general, special = (
+        starting_point(str(paired_weights), recipe, light=light) for light in ("fluorescence", "transmitted")
+    )
+    assert (general[1].name, special[1].name) == ("pair", "pair-transmitted")
+
+
+def test_a_pair_travels_together(paired_weights):
+    there = _unpacked(_Packed.of(load_model(paired_weights), "cpu", "float32"))
+    assert there.identity == load_model(paired_weights).identity == identity_of(paired_weights)
+    here = segment(LIT, model=load_model(paired_weights), **EVERYTHING)
+    assert np.array_equal(segment(LIT, model=there, **EVERYTHING).labels, here.labels)
+
+
+def test_a_specialist_of_other_weights_is_left_alone(paired_weights, tiny_weights, tmp_path):
+    """The base was trained on, or replaced; the difference is to what it was."""
+    for name in ("pair", "pair-transmitted"):
+        shutil.copy(paired_weights.with_name(f"{name}.safetensors"), tmp_path)
+    base = tmp_path / "pair.safetensors"
+    assert beside(base).path == tmp_path / "pair-transmitted.safetensors"
+    assert has_specialist(base)
+    before = identity_of(base)
+    copy_with(tiny_weights, read_info(tiny_weights), base)
+    assert beside(base) is None
+    assert not has_specialist(base)
+    assert identity_of(base) == sha256_of(base) != before
+    assert "specialist" not in segment(LIT, model=load_model(base), **EVERYTHING).weights
+    with pytest.raises(UserError, match=r"belongs to weights 'pair' .* not at hand"):
+        load_model(tmp_path / "pair-transmitted.safetensors")
+
+
+def test_a_damaged_specialist_is_told(paired_weights, tmp_path):
+    shutil.copy(paired_weights, tmp_path)
+    (tmp_path / "pair-transmitted.safetensors").write_bytes(b"\x09" + bytes(40))
+    with pytest.raises(UserError, match=r"pair-transmitted\.safetensors is damaged"):
+        load_model(tmp_path / "pair.safetensors")
+    assert not has_specialist(tmp_path / "none.safetensors")
+
+
+def test_shipped_specialists_belong_to_shipped_weights():
+    for name, path in available().items():
+        told = read_info(path).specialist
+        if told is not None:
+            assert beside(available()[told.base]).path == path
+            assert name == f"{told.base}-{told.light}"
+            assert read_info(path).attribution
