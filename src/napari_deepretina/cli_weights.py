@@ -61,10 +61,12 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from napari_deepretina.model.weights import find, read_info, sha256_of
+    from napari_deepretina.model.weights import beside, find, read_info, sha256_of
 
     path = find(arguments.weights)
     content = {"path": str(path), "sha256": sha256_of(path), **read_info(path).model_dump(mode="json")}
+    if (special := beside(path, content["sha256"])) is not None:
+        content["beside"] = {"path": str(special.path), "sha256": special.sha256}
     print(json.dumps(content, indent=2))
     return 0
 

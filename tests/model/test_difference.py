@@ -13,7 +13,7 @@ from napari_deepretina.inference.segment import segment, segment_together
 from napari_deepretina.inference.settings import make_settings
 from napari_deepretina.inference.stacks import segment_stack
 from napari_deepretina.inspection.steps import inspect_image
-from napari_deepretina.model.difference import DOWN, UP, added, factored, multiplied
+from napari_deepretina.model.difference import DOWN, UP, added, factored
 from napari_deepretina.model.weights import (
     available,
     beside,
@@ -43,10 +43,10 @@ def test_factors_keep_what_weighs_most():
     kept = factored(apart, 160 + 3 * 350)
     assert set(kept) == {"a.weight" + UP, "a.weight" + DOWN, "b.bias"}
     assert sum(v.numel() for v in kept.values()) == 160 + 3 * 350
-    assert torch.allclose(multiplied(kept)["a.weight"], thin, atol=1e-4)
-    base = {k: torch.zeros_like(v) for k, v in apart.items()}
-    whole = added(base, factored(apart, 10**6), "x.safetensors")
-    assert all(torch.allclose(whole[k], v, atol=1e-4) for k, v in apart.items())
+    base = {k: torch.ones_like(v) for k, v in apart.items()}
+    assert torch.allclose(added(base, kept, "x")["a.weight"] - 1, apart["a.weight"], atol=1e-4)
+    whole = added(base, factored(apart, 10**6), "x")
+    assert all(torch.allclose(whole[k] - 1, v, atol=1e-4) for k, v in apart.items())
 
 
 def test_more_numbers_are_never_worse():
@@ -55,17 +55,29 @@ def test_more_numbers_are_never_worse():
     for numbers in (1_000, 10_000, 40_000, 200_000):
         kept = factored(apart, numbers)
         assert sum(v.numel() for v in kept.values()) <= numbers
-        whole = multiplied(kept)
-        errors.append(sum(float((v - whole.get(k, 0 * v)).square().sum()) for k, v in apart.items()))
+        whole = added({k: 0 * v for k, v in apart.items()}, kept, "x")
+        errors.append(sum(float((v - whole[k]).square().sum()) for k, v in apart.items()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3 < errors[0]
 
 
-def test_differences_of_another_network_are_refused():
-    with pytest.raises(UserError, match=r"x\.safetensors does not fit .* a differs in shape"):
-        added({"a": torch.zeros(3)}, {"a": torch.zeros(4)}, "x.safetensors")
-    with pytest.raises(UserError, match="c differs in shape"):
-        added({"a": torch.zeros(3)}, {"c" + UP: torch.zeros(3, 1), "c" + DOWN: torch.zeros(1, 2)}, "x")
+@pytest.mark.parametrize(
+    "differences",
+    [
+        {"a": torch.zeros(4, 6)},
+        {"a": torch.zeros(24)},
+        {"c": torch.zeros(4, 2, 3)},
+        {"a" + UP: torch.zeros(4, 1)},
+        {"a" + UP: torch.zeros(4, 1), "a" + DOWN: torch.zeros(2, 6)},
+        {"a" + UP: torch.zeros(4), "a" + DOWN: torch.zeros(6)},
+        {"a" + UP: torch.zeros(10**7, 1), "a" + DOWN: torch.zeros(1, 10**7)},
+        {"c" + UP: torch.zeros(4, 1), "c" + DOWN: torch.zeros(1, 6)},
+    ],
+    ids=["shape", "order", "unknown", "half", "ranks", "axes", "size", "unknown factors"],
+)
+def test_differences_of_another_network_are_refused(differences):
+    with pytest.raises(UserError, match=r"x\.safetensors does not fit .* [ac] differs in shape"):
+        added({"a": torch.zeros(4, 2, 3)}, differences, "x.safetensors")
 
 
 def test_a_specialist_looks_at_its_own_images_alone(paired_weights):

@@ -45,6 +45,19 @@ def test_a_person_opens_an_image_presses_run_and_sees_nuclei(panel, field):
     json.dumps(mark)
 
 
+def test_light_is_a_choice_for_weights_that_have_a_specialist(panel, field, paired_weights, tiny_weights):
+    form = panel.widget
+    form.use_weights(str(tiny_weights))
+    assert not form.light.enabled
+    form.use_weights(str(paired_weights))
+    assert form.light.enabled
+    form.score.value = 0.05
+    panel.viewer.add_image(field[0].max() - field[0], name="stained")
+    assert "transmitted light: looked at with pair-transmitted" in panel.run()
+    form.light.value = "fluorescence"
+    assert "transmitted light" not in panel.run()
+
+
 def test_labels_lie_exactly_over_their_image(panel, field):
     image, _ = field
     layer = panel.viewer.add_image(

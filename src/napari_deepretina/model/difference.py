@@ -79,23 +79,28 @@ def added(
     UserError
         If the differences are of another network.
     """
-    whole = multiplied(differences)
     result = dict(base)
-    for name, value in whole.items():
-        if name not in base or base[name].numel() != value.numel():
-            raise UserError(f"{path} does not fit the weights that it belongs to: {name} differs in shape")
-        result[name] = base[name] + value.view(base[name].shape)
+    for name, value in differences.items():
+        if name.endswith(DOWN):
+            continue
+        stem = name.removesuffix(UP)
+        down = differences.get(stem + DOWN) if name.endswith(UP) else None
+        if stem not in base or not _fits(base[stem].shape, value, down):
+            raise UserError(f"{path} does not fit the weights that it belongs to: {stem} differs in shape")
+        change = value if down is None else value @ down
+        result[stem] = base[stem] + change.view(base[stem].shape)
     return result
 
 
-def multiplied(differences: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same with products instead of factors, as (rows, all other axes)."""
-    whole = {name: v for name, v in differences.items() if not name.endswith((UP, DOWN))}
-    for name, up in differences.items():
-        stem = name.removesuffix(UP)
-        if name.endswith(UP) and stem + DOWN in differences:
-            whole[stem] = up @ differences[stem + DOWN]
-    return whole
+def _fits(shape: torch.Size, value: torch.Tensor, down: torch.Tensor | None) -> bool:
+    """Whether a difference, or the product of two factors, has this shape; before memory is taken for it."""
+    if down is None:
+        return value.shape == shape
+    return (
+        value.ndim == down.ndim == 2 <= len(shape)
+        and value.shape[1] == down.shape[0]
+        and (len(value), down.shape[1]) == (shape[0], shape[1:].numel())
+    )
 
 
 def factored(differences: Mapping[str, torch.Tensor], numbers: int) -> dict[str, torch.Tensor]:
