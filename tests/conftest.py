@@ -87,7 +87,7 @@ def tiny_weights(tmp_path_factory, tiny_architecture) -> Path:
 
 @pytest.fixture(scope="session")
 def paired_weights(tmp_path_factory, tiny_architecture) -> Path:
-    """Weights like the tiny ones, with a specialist for transmitted light beside them."""
+    """Weights like the tiny ones, with a specialist for stained tissue beside them."""
     import torch
 
     from napari_deepretina.model.difference import factored, save_difference
@@ -105,9 +105,9 @@ def paired_weights(tmp_path_factory, tiny_architecture) -> Path:
         for name, value in base.network.state_dict().items()
         if value.is_floating_point() and value.ndim > 1
     }
-    told = Specialist(base="pair", sha256=base.sha256, light="transmitted")
+    told = Specialist(base="pair", sha256=base.sha256)
     info = info.model_copy(update={"specialist": told})
-    save_difference(factored(apart, 600_000), info, path.with_name("pair-transmitted.safetensors"))
+    save_difference(factored(apart, 600_000), info, path.with_name("pair-tissue.safetensors"))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Images of a set that are of transmitted light, as a set of their own.
+"""Images of a set on a bright ground, stained or not, as a set of their own.
 
 ``python training/lit.py SET.zip OUT.zip``
 
@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from sets import part_of
 
-from napari_deepretina.data.light import light_of
-from napari_deepretina.data.reading import readings
+from napari_deepretina.data.kinds import kind_of
 from napari_deepretina.files import written_whole
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     names = [
         sample.name
         for sample in (samples[k] for k in range(len(samples)))
-        if light_of(sample.image, readings(sample.image)[0]) == "transmitted"
+        if kind_of(sample) != "bright on dark"
     ]
     with (
         written_whole(arguments.out) as part,

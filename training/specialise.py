@@ -208,7 +208,7 @@ def main() -> None:
             "score": {},
             "data": ", ".join(Path(name).stem for name in names),
             "attribution": attribution_of(names),
-            "specialist": Specialist(base=base.info.name, sha256=base.sha256, light="transmitted"),
+            "specialist": Specialist(base=base.info.name, sha256=base.sha256),
         }
     )
     save_difference({n: v for n, v in stored.items() if v.any()}, info, arguments.out)

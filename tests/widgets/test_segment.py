@@ -45,17 +45,17 @@ def test_a_person_opens_an_image_presses_run_and_sees_nuclei(panel, field):
     json.dumps(mark)
 
 
-def test_light_is_a_choice_for_weights_that_have_a_specialist(panel, field, paired_weights, tiny_weights):
+def test_the_network_for_tissue_is_a_choice_where_there_is_one(panel, field, paired_weights, tiny_weights):
     form = panel.widget
     form.use_weights(str(tiny_weights))
-    assert not form.light.enabled
+    assert not form.specialist.enabled
     form.use_weights(str(paired_weights))
-    assert form.light.enabled
+    assert form.specialist.enabled
     form.score.value = 0.05
-    panel.viewer.add_image(field[0].max() - field[0], name="stained")
-    assert "transmitted light: looked at with pair-transmitted" in panel.run()
-    form.light.value = "fluorescence"
-    assert "transmitted light" not in panel.run()
+    panel.viewer.add_image(field[0], name="cells")
+    assert "looked at with" not in panel.run()
+    form.specialist.value = "always"
+    assert "looked at with pair-tissue" in panel.run()
 
 
 def test_labels_lie_exactly_over_their_image(panel, field):

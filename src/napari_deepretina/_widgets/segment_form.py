@@ -28,10 +28,19 @@ from napari_deepretina.postprocess import PostprocessSettings
 AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
-LIGHTS = [("automatic", "auto"), ("fluorescence", "fluorescence"), ("transmitted light", "transmitted")]
 DEVICES = ["auto", "cpu", "cuda", "cuda:1", "mps"]
 """Without asking torch, whose import takes seconds: what is not there is reported when it is used."""
-REMEMBERED = ("weights", "device", "precision", "views", "score", "diameter", "intensity", "light", "invert")
+REMEMBERED = (
+    "weights",
+    "device",
+    "precision",
+    "views",
+    "score",
+    "diameter",
+    "intensity",
+    "specialist",
+    "invert",
+)
 
 
 class SegmentForm(Dock):
@@ -87,10 +96,10 @@ class SegmentForm(Dock):
             "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
             "the layer's contrast limits."
         )
-        self.light = ComboBox(label="light", choices=LIGHTS)
-        self.light.tooltip = (
-            "What lights the image. Stained tissue and brightfield are looked at with another network than "
-            "fluorescence, where the weights have one for them. Automatic tells it from the ground."
+        self.specialist = ComboBox(label="tissue network", choices=["auto", "always", "never"])
+        self.specialist.tooltip = (
+            "Some weights come with a second network for stained tissue. Auto asks it where colours lie on a "
+            "bright ground; always serves other images of transmitted light, such as unstained cells."
         )
         self.invert = CheckBox(text="exchange dark and bright", value=False)
         self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are"
@@ -109,7 +118,7 @@ class SegmentForm(Dock):
             ("image", "image"), ("look in", "region"), ("channel", "channel"),
             ("weights", ("weights", "weights_file")), ("device, precision", ("device", "precision")),
             ("views", "views"), ("lowest score", "score"), ("diameter, px", ("diameter", "measure")),
-            ("intensities", "intensity"), ("light", ("light", "invert")), ("result", "result"),
+            ("intensities", "intensity"), ("tissue network", ("specialist", "invert")), ("result", "result"),
         ]  # fmt: skip
         for text, names in rows:
             together = (names,) if isinstance(names, str) else names
@@ -195,8 +204,8 @@ class SegmentForm(Dock):
     # ---- weights ----
 
     def _take_advice(self, _: Any = None) -> None:
-        """Show the score threshold that the weights' own validation found best, and whether light matters."""
-        self.light.enabled = has_specialist(self.weights.value)
+        """Show the score threshold that the weights advise, and whether they have a network for tissue."""
+        self.specialist.enabled = has_specialist(self.weights.value)
         if (advice := advised_score(self.weights.value)) is not None:  # of what is wrong Run will tell
             self.score.value = advice
 
@@ -220,17 +229,22 @@ class SegmentForm(Dock):
 
     def settings(self) -> dict[str, Any]:
         """The form's values, as `SegmentSettings` takes them; where to look is decided when a run begins."""
-        return self._defaults | {
-            "weights": self.weights.value,
-            "device": self.device.value,
-            "precision": self.precision.value,
-            "tta": self.views.value,
-            "score": round(float(self.score.value), 4),
-            "diameter": float(self.diameter.value) or None,
-            "intensity": self._asked_intensity(),
-            "light": self.light.value,
-            "invert": bool(self.invert.value),
-        }
+        score = round(float(self.score.value), 4)
+        advised = score == advised_score(self.weights.value)  # left as it is, each network has its own
+        return (
+            self._defaults
+            | ({} if advised else {"score": score})
+            | {
+                "weights": self.weights.value,
+                "device": self.device.value,
+                "precision": self.precision.value,
+                "tta": self.views.value,
+                "diameter": float(self.diameter.value) or None,
+                "intensity": self._asked_intensity(),
+                "specialist": self.specialist.value,
+                "invert": bool(self.invert.value),
+            }
+        )
 
     def _asked_intensity(self) -> str:
         layer = self._chosen_layer()

@@ -332,7 +332,7 @@ def _write_run(
     """
     run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
     asked = settings.model_dump(mode="json")
-    as_asked = ("device", "precision", "channel", "light", "regions")
+    as_asked = ("device", "precision", "channel", "specialist", "regions")
     of_one = {k: v for k, v in run["settings"].items() if k not in as_asked}
     run |= {"settings": asked | of_one, **more, "images": {r.name: r.told for r in records}}
     write_text(places.out / RUN, json.dumps(run, indent=2))

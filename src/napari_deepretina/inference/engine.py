@@ -298,7 +298,7 @@ def _unpacked(packed: _Packed) -> LoadedModel:
                 part.write_bytes(content)
         first = Path(folder) / packed.files[0][0]
         model = load_model(first, resolve_device(packed.device), packed.precision)
-        model.for_light("transmitted")  # while its file is there
+        model.for_tissue()  # while its file is there
         return model
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from napari_deepretina import __version__
 from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.channels import check_image
-from napari_deepretina.data.light import light_of
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.data.regions import with_regions
+from napari_deepretina.data.tissue import shows_tissue
 from napari_deepretina.document.measure import channels_of, measure_instances
 from napari_deepretina.document.records import known_columns, records_of
 from napari_deepretina.errors import UserError
@@ -34,7 +34,6 @@ from napari_deepretina.inference.views import resolve_views
 from napari_deepretina.instances import Instances, RawInstances
 from napari_deepretina.instances.labels import LabelImage
 from napari_deepretina.model.architecture import Limits
-from napari_deepretina.model.header import Light
 from napari_deepretina.model.weights import LoadedModel, load_model
 from napari_deepretina.postprocess import PostprocessSettings, postprocess
 from napari_deepretina.postprocess.nms import nms
@@ -208,36 +207,37 @@ def segment_steps(
     return _finished(_noted(prediction, reading, model), model, settings, begun)
 
 
-def light_for(image: Any, settings: SegmentSettings) -> Light:
-    """What lights an image: what the settings say, or what its ground tells.
+def asks_specialist(image: Any, settings: SegmentSettings) -> bool:
+    """Whether a specialist for stained tissue is to look: as the settings say, or as the image shows.
 
     Parameters
     ----------
     image : (H, W) or (H, W, C), as `segment` takes it.
     """
-    if settings.light != "auto":
-        return settings.light
+    if settings.specialist != "auto":
+        return settings.specialist == "always"
     channels = image.shape[2] if image.ndim == 3 else 1
     seen = select_channel(image, for_image(settings, channels=channels).channel)
-    return light_of(seen, offered_readings(seen, settings)[0])
+    return shows_tissue(seen, offered_readings(seen, settings)[0])
 
 
 def read_and_fitted(
     model: LoadedModel, image: Any, settings: SegmentSettings
 ) -> Steps[tuple[Reading, LoadedModel]]:
-    """How an image is read, and the model for it: the specialist's, where there is one for its light."""
+    """How an image is read, and the model for it: the specialist's, where there is one and it is asked."""
     info = model.info
     plan = make_plan(
         check_image(image), info.architecture, trained_diameter=info.diameter, diameter=settings.diameter
     )
     reading = yield from choose_reading(model, image, plan, settings)
-    light = light_of(image, reading) if settings.light == "auto" else settings.light
-    return reading, model.for_light(light)
+    if settings.specialist == "auto":
+        return reading, model.for_tissue(model.beside is not None and shows_tissue(image, reading))
+    return reading, model.for_tissue(settings.specialist == "always")
 
 
 def _noted(prediction: Prediction, reading: Reading, model: LoadedModel) -> Prediction:
     """With sentences on how the image was read and by which network, if that is not plain."""
-    looked = "" if model.named is None else f"transmitted light: looked at with {model.info.name}"
+    looked = "" if model.named is None else f"looked at with {model.info.name}"
     return replace(prediction, notes=[*filter(None, (reading.note, looked)), *prediction.notes])
 
 

@@ -36,9 +36,9 @@ class SegmentSettings(PostprocessSettings):
     intensity: str = "auto"
     """auto leaves padding and glare out of the range of intensities, and takes colours on a dark ground
     apart; plain takes 1 to 99.8 % of all values; LOW:HIGH, such as 100:4000, takes these."""
-    light: Literal["auto", "fluorescence", "transmitted"] = "auto"
-    """What lights the image, for weights that come with a specialist for transmitted light (stained tissue,
-    brightfield): auto tells it from the ground."""
+    specialist: Literal["auto", "always", "never"] = "auto"
+    """Whether the network for stained tissue looks, of weights that come with one: auto asks it where colours
+    lie on a bright ground; always serves other images of transmitted light, such as unstained cells."""
     invert: bool = False
     """Dark and bright change places before the image is looked at."""
     tile: int = Field(default=1280, ge=256, le=8192)

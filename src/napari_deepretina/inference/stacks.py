@@ -25,8 +25,8 @@ from napari_deepretina.inference.plan import make_plan
 from napari_deepretina.inference.reading import choose_reading
 from napari_deepretina.inference.segment import (
     Segmentation,
+    asks_specialist,
     empty_segmentation,
-    light_for,
     segment_steps,
     segment_together,
     select_channel,
@@ -204,7 +204,8 @@ def segment_stack_steps(
                 yield index, pixels
 
     single = settings.model_copy(update={"channel": None})
-    single = single.model_copy(update={"light": light_for(seen, single)})  # one network for all planes
+    asked = "always" if asks_specialist(seen, single) else "never"
+    single = single.model_copy(update={"specialist": asked})  # one network for all planes
     if engine is None:
         yield from _one_by_one(model, single, todo(), order, tunable=tunable)
     else:
@@ -347,5 +348,5 @@ class _Order:
         plane.__dict__.pop("labels", None)  # painted for this moment only
         self._result.planes[index], self._result.ids[index] = plane, ids
         self._result.weights = plane.weights
-        asked = {name: getattr(self._result.settings, name) for name in ("channel", "light")}
+        asked = {name: getattr(self._result.settings, name) for name in ("channel", "specialist")}
         self._result.settings = plane.settings.model_copy(update=asked)

@@ -24,7 +24,6 @@ from napari_deepretina.inference.predict import Prediction, Whole, predict
 from napari_deepretina.inference.steps import Progress, Steps, drain
 from napari_deepretina.inference.tile_store import TileStore
 from napari_deepretina.instances import RawInstances
-from napari_deepretina.model.header import Light
 from napari_deepretina.model.rescoring import Fellows, fellows_of
 from napari_deepretina.model.weights import LoadedModel
 
@@ -306,7 +305,7 @@ def _look_at_all(
 ) -> Steps[None]:
     """All tiles that are not done yet."""
     todo = _todo(image, run, options["whole"].reading)
-    work = partial(_predict_tile, {**options, "scale": run.plan.scale}, model.light)
+    work = partial(_predict_tile, {**options, "scale": run.plan.scale}, model.named is not None)
     if engine is None:
         yield from _one_by_one(model, _ahead(todo), work, run)
         return
@@ -343,10 +342,10 @@ def _one_by_one(
 
 
 def _predict_tile(
-    options: dict[str, Any], light: Light, model: LoadedModel, pixels: NDArray[Any]
+    options: dict[str, Any], special: bool, model: LoadedModel, pixels: NDArray[Any]
 ) -> Steps[Prediction]:
-    """By the network for the image's light: an engine knows the weights that were asked for."""
-    return predict(model.for_light(light), pixels, **options)
+    """By the network that fits the image: an engine knows the weights that were asked for."""
+    return predict(model.for_tissue(special), pixels, **options)
 
 
 def _drained(

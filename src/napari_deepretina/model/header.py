@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from napari_deepretina.intake import first_fault
@@ -11,8 +9,6 @@ from napari_deepretina.model.architecture import Architecture
 from napari_deepretina.model.rescoring import Rescoring
 from napari_deepretina.postprocess.settings import PostprocessSettings
 
-Light = Literal["fluorescence", "transmitted"]
-"""What lights an image: nuclei that glow by themselves, or light that comes through the specimen."""
 PERCENTILES = "percentile 1-99.8 to 0-1"
 
 
@@ -38,7 +34,7 @@ class Taught(BaseModel):
 
 
 class Specialist(BaseModel):
-    """What a file of differences is a difference to, and which images of these weights it is for."""
+    """What a file of differences is a difference to, which is a network for stained tissue."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,8 +42,6 @@ class Specialist(BaseModel):
     """Name of the weights."""
     sha256: str
     """Of their file."""
-    light: Light
-    """Images of this light are its own."""
 
 
 class WeightsInfo(BaseModel):
@@ -77,7 +71,7 @@ class WeightsInfo(BaseModel):
     taught: Taught | None = None
     """Given, the file holds no more than what differs from other weights."""
     specialist: Specialist | None = None
-    """The same, for another kind of image."""
+    """The same, for stained tissue."""
 
     @property
     def differs_from(self) -> Taught | Specialist | None:

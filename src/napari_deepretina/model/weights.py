@@ -18,7 +18,7 @@ from napari_deepretina.files import expanded, user_data_folder, written_whole
 from napari_deepretina.heap import keep_blocks
 from napari_deepretina.intake import first_fault, parse_json
 from napari_deepretina.model.architecture import Limits
-from napari_deepretina.model.header import Light, WeightsInfo
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.precision import resolve_precision
 from napari_deepretina.model.runs import LAST, find_run, weights_in
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "nuclei"
-BESIDE = "-transmitted"
+BESIDE = "-tissue"
 """What the name of a specialist's file has more than that of the weights that it goes with."""
 _ONE_AT_A_TIME = threading.Lock()
 _KEY = "napari-deepretina"
@@ -78,21 +78,16 @@ class LoadedModel:
         asked = asked or Limits()
         return self.info.rescoring.limits(asked) if self.info.rescoring else asked
 
-    def for_light(self, light: Light) -> LoadedModel:
-        """The model for images of this light: the specialist's, or itself."""
-        if self.beside is None or light != "transmitted":
+    def for_tissue(self, tissue: bool = True) -> LoadedModel:
+        """The model for stained tissue, or for other images: the specialist's, if there is one, or itself."""
+        if self.beside is None or not tissue:
             return self
         with _ONE_AT_A_TIME:
             return self._specialist
 
-    @property
-    def light(self) -> Light:
-        """The light of the images that it is given."""
-        return "fluorescence" if self.named is None else "transmitted"
-
     @functools.cached_property
     def _specialist(self) -> LoadedModel:
-        """Loaded when the first image of its light comes."""
+        """Loaded when the first image of stained tissue comes."""
         assert self.beside is not None
         model = replace(load_model(self.beside.path, self.device, self.precision), named=self)
         _ = model.detector  # made once, before several threads ask for it

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, written_whole
 from napari_deepretina.inference.device import resolve_device
-from napari_deepretina.inference.segment import light_for, segment_steps
+from napari_deepretina.inference.segment import asks_specialist, segment_steps
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Progress, Steps, drain, within
 from napari_deepretina.model.difference import base_file, save_difference
@@ -50,7 +50,7 @@ def base_of(path: Path, image: Any, settings: SegmentSettings) -> Path:
     if info.taught is not None:
         return base_file(path, info)
     specialist = beside(path)
-    return specialist.path if specialist and light_for(image, settings) == "transmitted" else path
+    return specialist.path if specialist and asks_specialist(image, settings) else path
 
 
 def remembered_of(path: Path) -> Iterator[Material]:

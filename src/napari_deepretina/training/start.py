@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.model.header import Light, WeightsInfo
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
 from napari_deepretina.model.matterport.keras_shapes import classes_in
 from napari_deepretina.model.matterport.keras_weights import import_keras, info_of
@@ -22,7 +22,7 @@ def starting_point(
     weights: str,
     recipe: Recipe,
     classes: tuple[str, ...] = ("nucleus",),
-    light: Light = "fluorescence",
+    tissue: bool = False,
 ) -> tuple[Network, WeightsInfo] | None:
     """The network to start from, with its description; None for random weights.
 
@@ -31,7 +31,7 @@ def starting_point(
     weights : ``random``, ``bundled``, ``coco``, ``imagenet`` (backbone only), or whatever
         `napari_deepretina.model.weights.find` takes. A network for other classes starts with fresh output
         layers; a Keras file is laid out as the recipe's architecture says.
-    light : of the images to train on; of weights with a specialist for it, that one is taken.
+    tissue : whether the images to train on show stained tissue: of a pair of networks, the one for it learns.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def starting_point(
     path = find(DEFAULT if weights == BUNDLED else weights)
     if is_keras(path):
         return _from_keras(path, recipe, classes)
-    model = load_model(path).for_light(light)
+    model = load_model(path).for_tissue(tissue)
     if model.info.architecture.classes == classes:
         return model.network, model.info
     return for_classes(model.network, classes, recipe.seed), model.info
