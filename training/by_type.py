@@ -55,9 +55,13 @@ def main() -> None:
     parser.add_argument("--intensity", default="auto", help="how values are read: auto, plain or LOW:HIGH")
     parser.add_argument("--score", type=float, help="score threshold, by default the weights' advice")
     parser.add_argument("--min-area", type=int, help="smallest area, by default the weights' advice")
+    parser.add_argument("--specialist", default="auto", help="whether that for tissue looks: always or never")
     arguments = parser.parse_args()
     given = {"score": arguments.score, "min_area": arguments.min_area}
-    options = {k: v for k, v in given.items() if v is not None} | {"intensity": arguments.intensity}
+    options = {k: v for k, v in given.items() if v is not None} | {
+        "intensity": arguments.intensity,
+        "specialist": arguments.specialist,
+    }
     row("weights", "set", "image type", "images", "score", "95 % interval", "F1", "AP .50", "AP .75", "s")
     row(*["---"] * 10)
     for name in arguments.weights:

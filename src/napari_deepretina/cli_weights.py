@@ -52,8 +52,8 @@ def _list(_: argparse.Namespace) -> int:
         info = read_info(path)
         score = info.score.get("dsb_score")
         told = f"dsb_score {score:.3f}" if score is not None else "no score"
-        if info.taught is not None:
-            told = f"taught, {info.taught.base}"
+        if (other := info.differs_from) is not None:
+            told = f"{'taught' if info.taught else 'tissue'}, {other.base}"
         print(
             f"{name:20} {info.architecture.backbone:10} {told:18} {path.stat().st_size / 1e6:5.1f} MB  {path}"
         )

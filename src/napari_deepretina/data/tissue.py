@@ -17,8 +17,8 @@ it reaches up to more, white."""
 STAINED, LEAST = 0.1, 0.005
 """Pixels whose colours differ by more are stained, and so large a share of the image must be."""
 WARM = -0.03
-"""Red less blue, of the reddest tenth of what is stained: eosin and DAB reach up to so much, violet stains alone
-do not."""
+"""Red less blue, of the reddest tenth of what is stained: eosin and DAB reach up to so much, violet stains
+alone do not."""
 _SEEN, _ASKED = 256, 9
 
 
@@ -34,6 +34,8 @@ def shows_tissue(image: Any, reading: Reading) -> bool:
     image : (H, W) or (H, W, C); of large ones an overview is looked at.
     reading : of this image; what it says is no picture does not count.
     """
+    if reading.inverted:
+        return False
     seen = overview(image)
     every = -(-max(seen.shape[:2]) // _SEEN)
     few = np.ascontiguousarray(seen[::every, ::every])
