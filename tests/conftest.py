@@ -96,7 +96,7 @@ def paired_weights(tmp_path_factory, tiny_architecture) -> Path:
     from napari_deepretina.model.weights import load_model, save_weights
 
     path = tmp_path_factory.mktemp("pair") / "pair.safetensors"
-    info = WeightsInfo(name="pair", architecture=tiny_architecture, diameter=20)
+    info = WeightsInfo(name="pair", architecture=tiny_architecture, diameter=20, postprocess={"score": 0.5})
     save_weights(build(tiny_architecture, seed=0).state_dict(), info, path)
     base = load_model(path)
     chance = torch.Generator().manual_seed(3)
@@ -106,7 +106,7 @@ def paired_weights(tmp_path_factory, tiny_architecture) -> Path:
         if value.is_floating_point() and value.ndim > 1
     }
     told = Specialist(base="pair", sha256=base.sha256)
-    info = info.model_copy(update={"specialist": told})
+    info = info.model_copy(update={"specialist": told, "postprocess": {"score": 0.4}})
     save_difference(factored(apart, 600_000), info, path.with_name("pair-tissue.safetensors"))
     return path
 

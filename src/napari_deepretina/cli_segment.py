@@ -229,17 +229,24 @@ def _recorded(path: Path) -> dict[str, Any]:
     """
     from napari_deepretina.inference.asked import RunRecord
     from napari_deepretina.intake import read_json, typed
-    from napari_deepretina.model.weights import DEFAULT, find, sha256_of
+    from napari_deepretina.model.weights import DEFAULT, beside, find, sha256_of
 
     told = "a run.json written by 'segment'"
     run = typed(RunRecord, read_json(path, told), str(path))
     weights = str(run.settings.get("weights", DEFAULT))
     if run.weights is None:
         raise UserError(f"{path} does not tell which weights were used: give {told}")
-    if sha256_of(find(weights)) != run.weights.sha256:
+    there = find(weights)
+    if (other := run.weights.specialist_sha256) and other != getattr(beside(there), "sha256", ""):
+        raise UserError(
+            f"{path} was made with another network for tissue (SHA-256 {other[:12]}…) than goes with "
+            f"{weights!r}; give --weights with the files of that time"
+        )
+    if sha256_of(there) != run.weights.sha256:
         raise UserError(
             f"{path} was made with other weights (SHA-256 {run.weights.sha256[:12]}…) than {weights!r} is; "
             "give --weights with that file"
         )
     kept = run.model_dump(include={"inputs", "part", "axes", "series", "formats", "beside", "recursive"})
-    return {k: v for k, v in kept.items() if v} | {"settings": {**run.settings, "precision": run.precision}}
+    settings = {k: v for k, v in run.settings.items() if k not in run.advised}  # as the weights advise
+    return {k: v for k, v in kept.items() if v} | {"settings": {**settings, "precision": run.precision}}

@@ -1,15 +1,19 @@
 """Weights kept as what differs from others, and the specialist that goes with weights."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 import torch
 
+from napari_deepretina.cli import main
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import _Packed, _unpacked
+from napari_deepretina.inference.journal import key_of
 from napari_deepretina.inference.segment import segment, segment_together
 from napari_deepretina.inference.settings import make_settings
 from napari_deepretina.inference.stacks import segment_stack
@@ -134,6 +138,32 @@ def test_one_network_for_all_planes_and_for_all_tiles(paired_weights):
     found = segment(large, model=pair, tile=256, **EVERYTHING)
     assert found.weights["specialist"] == "pair-tissue"
     assert len(np.unique(found.prediction.raw.tiles)) > 2
+
+
+def test_a_mixed_folder_is_run_and_replayed_with_the_advice_of_each(paired_weights, tmp_path):
+    folder, first, again = (tmp_path / name for name in ("in", "first", "again"))
+    folder.mkdir()
+    tifffile.imwrite(folder / "a.tif", GLOWING)
+    tifffile.imwrite(folder / "b.tif", STAINED, photometric="rgb")
+    words = ["segment", str(folder), "--weights", str(paired_weights), "--device", "cpu", "--quiet"]
+    assert main([*words, "--out", str(first)]) == 0
+    run = json.loads((first / "run.json").read_text())
+    assert (run["settings"]["score"], run["advised"]) == (0.5, ["score", "nms", "min_area"])
+    assert "looked at with pair-tissue, lowest score 0.4" in run["images"]["b"]["notes"]
+    assert not any("looked at with" in note for note in run["images"]["a"].get("notes", []))
+    asked = make_settings(weights=str(paired_weights), device="cpu")
+    known, info = identity_of(paired_weights), read_info(paired_weights)
+    assert key_of(known, info, make_settings(**run["settings"])) == key_of(known, info, asked)  # for reviews
+    assert main(["segment", "--replay", str(first / "run.json"), "--out", str(again), "--quiet"]) == 0
+    for name in ("a.tif", "b.tif"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    labels = tifffile.imread(first / "b.tif")
+    assert labels.max() == segment(STAINED, model=load_model(paired_weights), score=0.4).count > 0
+    run["weights"]["specialist_sha256"] = "0" * 64
+    (first / "run.json").write_text(json.dumps(run))
+    assert (
+        main(["segment", "--replay", str(first / "run.json"), "--out", str(tmp_path / "c"), "--quiet"]) == 2
+    )
 
 
 def test_inspection_shows_the_network_that_looks(paired_weights):

@@ -19,6 +19,7 @@ class WeightsUsed(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     sha256: str
+    specialist_sha256: str = ""
 
 
 class RunRecord(BaseModel):
@@ -27,6 +28,7 @@ class RunRecord(BaseModel):
     Attributes
     ----------
     settings : fields of `SegmentSettings`.
+    advised : those of them that nobody chose: the weights advised them.
     precision : in which the network ran; the first versions knew no other.
     inputs … recursive : what the command line was given.
     images : what came of each, by name.
@@ -35,6 +37,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     settings: dict[str, Any]
+    advised: list[str] = []
     precision: str = "float32"
     weights: WeightsUsed | None = None
     inputs: list[str] = []

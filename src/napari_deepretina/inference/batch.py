@@ -29,13 +29,14 @@ from napari_deepretina.inference.segment import (
     segment_steps,
     select_channel,
 )
-from napari_deepretina.inference.settings import SegmentSettings
+from napari_deepretina.inference.settings import ADVISED, SegmentSettings
 from napari_deepretina.inference.sources import Source
 from napari_deepretina.inference.stacks import StackSegmentation, segment_stack_steps, whole_images
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.inference.tiles import needs_tiles
 from napari_deepretina.intake import read_json, typed
 from napari_deepretina.lock import sole_use
+from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.weights import LoadedModel, load_model
 
 Done = Segmentation | StackSegmentation
@@ -119,7 +120,7 @@ def segment_files(
         told = run.last.provenance() if run.last else _earlier(places.out / RUN)
         if not told:  # a crash came between the last image and that file
             told = empty_segmentation((64, 64), model, settings).provenance()
-        _write_run(places, settings, told, records, {**(asked or {}), "skipped": result.skipped})
+        _write_run(places, settings, model.info, told, records, {**(asked or {}), "skipped": result.skipped})
         remove(places.hidden / "tiles")
     return result
 
@@ -320,6 +321,7 @@ def _unchanged(records: dict[str, Record], sources: Sequence[Source], notes: lis
 def _write_run(
     places: Places,
     settings: SegmentSettings,
+    info: WeightsInfo,
     told: dict[str, Any],
     records: Sequence[Record],
     more: dict[str, Any],
@@ -328,13 +330,16 @@ def _write_run(
 
     Parameters
     ----------
+    info : of the weights that were asked for.
     told : what one of the images says of how it was made.
     """
     run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
     asked = settings.model_dump(mode="json")
     as_asked = ("device", "precision", "channel", "specialist", "regions")
     of_one = {k: v for k, v in run["settings"].items() if k not in as_asked}
-    run |= {"settings": asked | of_one, **more, "images": {r.name: r.told for r in records}}
+    chosen = settings.postprocessing(info).model_dump(mode="json")  # a specialist has advice of its own
+    run |= {"settings": asked | of_one | chosen, **more, "images": {r.name: r.told for r in records}}
+    run["advised"] = [name for name in ADVISED if name not in settings.model_fields_set]
     write_text(places.out / RUN, json.dumps(run, indent=2))
 
 

@@ -204,7 +204,7 @@ def segment_steps(
             step = replace(step, patch=partial(_patch, step.patch, settings.postprocessing(model.info)))
         yield step
     yield Progress(0.92, "post-processing")
-    return _finished(_noted(prediction, reading, model), model, settings, begun)
+    return _finished(_noted(prediction, reading, model, settings), model, settings, begun)
 
 
 def asks_specialist(image: Any, settings: SegmentSettings) -> bool:
@@ -235,9 +235,15 @@ def read_and_fitted(
     return reading, model.for_tissue(settings.specialist == "always")
 
 
-def _noted(prediction: Prediction, reading: Reading, model: LoadedModel) -> Prediction:
+def _noted(
+    prediction: Prediction, reading: Reading, model: LoadedModel, settings: SegmentSettings
+) -> Prediction:
     """With sentences on how the image was read and by which network, if that is not plain."""
-    looked = "" if model.named is None else f"looked at with {model.info.name}"
+    looked = ""
+    if model.named is not None:
+        looked = f"looked at with {model.info.name}"
+        score, usual = (settings.postprocessing(m.info).score for m in (model, model.named))
+        looked += f", lowest score {score:g}" if score != usual else ""
     return replace(prediction, notes=[*filter(None, (reading.note, looked)), *prediction.notes])
 
 
@@ -311,7 +317,7 @@ def _together(
     for k, (image, one, reading) in enumerate(zip(images, found, readings, strict=True)):
         if (scale := adapted_scale(model, settings, [one.raw], one.plan)) is not None:
             one = drain(predict(model, image, limits=limits, scale=scale, whole=Whole(reading)))
-        found[k] = _noted(one, reading, model)
+        found[k] = _noted(one, reading, model, settings)
     return found
 
 
