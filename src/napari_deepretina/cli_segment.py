@@ -237,7 +237,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     if run.weights is None:
         raise UserError(f"{path} does not tell which weights were used: give {told}")
     there = find(weights)
-    if (other := run.weights.specialist_sha256) and other != getattr(beside(there), "sha256", ""):
+    if (other := run.weights.specialist) and other != getattr(beside(there), "sha256", ""):
         raise UserError(
             f"{path} was made with another network for tissue (SHA-256 {other[:12]}…) than goes with "
             f"{weights!r}; give --weights with the files of that time"

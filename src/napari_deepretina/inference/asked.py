@@ -19,7 +19,11 @@ class WeightsUsed(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     sha256: str
-    specialist_sha256: str = ""
+
+    @property
+    def specialist(self) -> str:
+        """SHA-256 of the specialist that looked at one of the images; empty if none did."""
+        return str((self.model_extra or {}).get("specialist_sha256", ""))
 
 
 class RunRecord(BaseModel):
