@@ -192,20 +192,17 @@ def segment_stack_steps(
     seen = _looked_over(picture, indices, settings.channel)
     brightness = readings(seen)[0]
     order, empty = _Order(indices, result, settings, tunable=tunable), []
-    nothing = partial(empty_segmentation, picture.height_width, model, settings)
 
     def todo() -> Iterator[tuple[Index, NDArray[Any]]]:
         for index in indices:
             pixels = np.asarray(select_channel(picture.plane(index), settings.channel))
             if is_empty(pixels, brightness):
                 empty.append(index)
-                order.take(index, nothing())
+                order.take(index, empty_segmentation(picture.height_width, model, settings))
             else:
                 yield index, pixels
 
-    single = settings.model_copy(update={"channel": None})
-    asked = "always" if asks_specialist(seen, single) else "never"
-    single = single.model_copy(update={"specialist": asked})  # one network for all planes
+    single = _of_a_plane(settings, seen)
     if engine is None:
         yield from _one_by_one(model, single, todo(), order, tunable=tunable)
     else:
@@ -234,6 +231,13 @@ def _in_one_channel(
     if reading.channels is None or len(reading.channels) > 1:
         return settings, []
     return settings.model_copy(update={"channel": reading.channels[0]}), [reading.note]
+
+
+def _of_a_plane(settings: SegmentSettings, seen: NDArray[Any]) -> SegmentSettings:
+    """The settings for planes whose channel was taken, with one network for all of them."""
+    single = settings.model_copy(update={"channel": None})
+    asked = "always" if asks_specialist(seen, single) else "never"
+    return single.model_copy(update={"specialist": asked})
 
 
 def _looked_over(picture: Picture, indices: Sequence[Index], channel: int | str | None) -> NDArray[Any]:
