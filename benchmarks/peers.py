@@ -83,6 +83,10 @@ def train(arguments: argparse.Namespace) -> None:
     from stardist import fill_label_holes
     from stardist.models import Config2D, StarDist2D
 
+    if arguments.precision == "bfloat16":
+        import tensorflow
+
+        tensorflow.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
     held: list[tuple[np.ndarray, np.ndarray]] = []
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for number, entry in enumerate(read(arguments.folder, "train")):
@@ -107,7 +111,12 @@ def train(arguments: argparse.Namespace) -> None:
     hours = (time.perf_counter() - begun) / 3600
     model.keras_model.save_weights(str(arguments.folder / "stardist" / "last.weights.h5"))
     thresholds = model.optimize_thresholds(*own)
-    told = {"hours": hours, "steps": epochs * config.train_steps_per_epoch, "thresholds": str(thresholds)}
+    told = {
+        "hours": hours,
+        "steps": epochs * config.train_steps_per_epoch,
+        "precision": arguments.precision,
+        "thresholds": str(thresholds),
+    }
     (arguments.folder / "stardist.json").write_text(json.dumps(told))
     print(told)
 
@@ -186,6 +195,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", nargs="+", default=[], help="prepare: sets, PATH or PATH@WEIGHT")
     parser.add_argument("--steps", type=int, default=12_000, help="train: optimiser steps")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32",
+        help="train: what TensorFlow multiplies in, its weights being float32; bfloat16 as ours are trained",
+    )  # fmt: skip
     parser.add_argument("--weights", help="predict, compare: ours")
     parser.add_argument("--peer", help="compare: the Python of StarDist's environment")
     arguments = parser.parse_args()

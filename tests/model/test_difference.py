@@ -10,6 +10,7 @@ import tifffile
 import torch
 
 from napari_deepretina.cli import main
+from napari_deepretina.data.sample import Sample
 from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.engine import _Packed, _unpacked
@@ -23,11 +24,11 @@ from napari_deepretina.model.weights import (
     available,
     beside,
     copy_with,
-    has_specialist,
     identity_of,
     load_model,
     read_info,
     sha256_of,
+    specialist_of,
 )
 from napari_deepretina.teaching.session import base_of
 from napari_deepretina.training.recipe import load_recipe
@@ -35,6 +36,7 @@ from napari_deepretina.training.start import starting_point
 
 GLOWING = synthetic_nuclei((100, 120), 8, diameter=22, seed=3)[0]
 STAINED = skimage.data.immunohistochemistry()[:100, :120]
+NOTHING = np.zeros((100, 120), np.int32)
 EVERYTHING = {"score": 0.0, "min_area": 1, "adapt": False}
 
 
@@ -181,7 +183,10 @@ def test_teaching_and_training_begin_with_the_network_that_looks(paired_weights)
     assert base_of(paired_weights, STAINED, make_settings(specialist="never")) == paired_weights
     recipe = load_recipe("fine-tune")
     general, special = (
-        starting_point(str(paired_weights), recipe, tissue=tissue) for tissue in (False, True)
+        starting_point(
+            str(paired_weights), recipe, images=[Sample("seen", image, np.zeros((100, 120), np.int32))]
+        )
+        for image in (GLOWING, STAINED)
     )
     assert (general[1].name, special[1].name) == ("pair", "pair-tissue")
 
@@ -199,11 +204,11 @@ def test_a_specialist_of_other_weights_is_left_alone(paired_weights, tiny_weight
         shutil.copy(paired_weights.with_name(f"{name}.safetensors"), tmp_path)
     base = tmp_path / "pair.safetensors"
     assert beside(base).path == tmp_path / "pair-tissue.safetensors"
-    assert has_specialist(base)
+    assert specialist_of(base)
     before = identity_of(base)
     copy_with(tiny_weights, read_info(tiny_weights), base)
     assert beside(base) is None
-    assert not has_specialist(base)
+    assert not specialist_of(base)
     assert identity_of(base) == sha256_of(base) != before
     assert "specialist" not in segment(STAINED, model=load_model(base), **EVERYTHING).weights
     with pytest.raises(UserError, match=r"belongs to weights 'pair' .* not at hand"):
@@ -215,7 +220,7 @@ def test_a_damaged_specialist_is_told(paired_weights, tmp_path):
     (tmp_path / "pair-tissue.safetensors").write_bytes(b"\x09" + bytes(40))
     with pytest.raises(UserError, match=r"pair-tissue\.safetensors is damaged"):
         load_model(tmp_path / "pair.safetensors")
-    assert not has_specialist(tmp_path / "none.safetensors")
+    assert not specialist_of(tmp_path / "none.safetensors")
 
 
 def test_shipped_specialists_belong_to_shipped_weights():

@@ -51,6 +51,16 @@ def test_the_network_for_tissue_is_a_choice_where_there_is_one(panel, field, pai
     assert not form.specialist.enabled
     form.use_weights(str(paired_weights))
     assert form.specialist.enabled
+    advised = float(form.score.value)
+    assert "score" not in form.settings()  # each network has its own
+    assert "Left alone, it is 0.4 for stained tissue." in form.score.tooltip
+    form.score.value = 0.05
+    assert form.settings()["score"] == 0.05
+    form.score.value = advised
+    assert form.settings()["score"] == advised  # now it was chosen, for both
+    form.use_weights(str(tiny_weights))
+    form.use_weights(str(paired_weights))
+    assert "score" not in form.settings()
     form.score.value = 0.05
     panel.viewer.add_image(field[0], name="cells")
     assert "looked at with" not in panel.run()

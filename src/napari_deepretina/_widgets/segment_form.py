@@ -22,7 +22,7 @@ from napari_deepretina._widgets.stack_box import StackBox
 from napari_deepretina.documented import meanings
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.precision import CHOICES as PRECISIONS
-from napari_deepretina.model.weights import DEFAULT, advised_score, available, has_specialist
+from napari_deepretina.model.weights import DEFAULT, advised_score, available, specialist_of
 from napari_deepretina.postprocess import PostprocessSettings
 
 AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
@@ -50,6 +50,7 @@ class SegmentForm(Dock):
         super().__init__(napari_viewer)
         self._defaults: dict[str, Any] = {}
         self._offered: list[tuple[str, int]] = []
+        self._own_score = False
         self._make_controls()
         self.stack = StackBox()
         self.form = self._laid_out()
@@ -59,7 +60,9 @@ class SegmentForm(Dock):
         chosen = recall("segment").get("weights")
         if isinstance(chosen, str) and Path(chosen).is_file():
             self.use_weights(chosen)
+        asked = self._own_score
         self._remembered.restore()
+        self._own_score = asked or self._score() != advised_score(self.weights.value)
         self.image.changed.connect(self._refresh_channels)
         self.channel.changed.connect(self._refresh_planes)
         self.weights.changed.connect(self._take_advice)
@@ -84,7 +87,7 @@ class SegmentForm(Dock):
             "enough views agree on: slower, a little surer."
         )
         self.score = FloatSlider(label="lowest score", min=0.05, max=0.95, step=0.01, value=score.default)
-        self.score.tooltip = meanings(PostprocessSettings)["score"]
+        self.score.changed.connect(self._choose_score)
         self.diameter = FloatSpinBox(label="diameter, px", min=0, max=2000, step=1, value=0)
         self.diameter.tooltip = (
             "Expected diameter of a nucleus in pixels. 0 keeps the image's scale, but enlarges small images."
@@ -205,9 +208,21 @@ class SegmentForm(Dock):
 
     def _take_advice(self, _: Any = None) -> None:
         """Show the score threshold that the weights advise, and whether they have a network for tissue."""
-        self.specialist.enabled = has_specialist(self.weights.value)
-        if (advice := advised_score(self.weights.value)) is not None:  # of what is wrong Run will tell
+        advice, special = advised_score(self.weights.value), specialist_of(self.weights.value)
+        if advice is not None:  # of what is wrong Run will tell
             self.score.value = advice
+        self._own_score = advice is None
+        self.specialist.enabled = special is not None
+        other = advised_score(special) if special else None
+        apart = "" if other in (None, advice) else f" Left alone, it is {other:g} for stained tissue."
+        self.score.tooltip = meanings(PostprocessSettings)["score"].rstrip(".") + "." + apart
+
+    def _choose_score(self, _: Any = None) -> None:
+        """From now on for every network; left alone, each has the one that it advises."""
+        self._own_score = True
+
+    def _score(self) -> float:
+        return round(float(self.score.value), 4)
 
     def _choose_weights(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Weights", "", "Weights (*.safetensors *.h5)")
@@ -229,11 +244,9 @@ class SegmentForm(Dock):
 
     def settings(self) -> dict[str, Any]:
         """The form's values, as `SegmentSettings` takes them; where to look is decided when a run begins."""
-        score = round(float(self.score.value), 4)
-        advised = score == advised_score(self.weights.value)  # left as it is, each network has its own
         return (
             self._defaults
-            | ({} if advised else {"score": score})
+            | ({"score": self._score()} if self._own_score else {})
             | {
                 "weights": self.weights.value,
                 "device": self.device.value,
@@ -258,6 +271,7 @@ class SegmentForm(Dock):
         self._defaults = {k: v for k, v in values.items() if k != "score"}
         if "score" in values:
             self.score.value = values["score"]
+            self._own_score = True
         told = in_words(self._defaults)
         self.effects.setText(f"Also in effect: {told}" if told else "")
         self.effects.setVisible(bool(told))

@@ -90,10 +90,11 @@ def segment_files(
     """
     if problem := _in_the_way(places, sources, Ledger(places.out), standing):
         raise UserError(problem)  # before anything is made
-    if scheduler:  # whose workers have devices of their own
-        model = load_model(settings.weights)
-    else:
-        model = load_model(settings.weights, resolve_device(settings.device), settings.precision)
+    model = (
+        load_model(settings.weights)  # a cluster's workers have devices of their own
+        if scheduler
+        else load_model(settings.weights, resolve_device(settings.device), settings.precision)
+    )
     with protected(*(s.path for s in sources)), sole_use(places.hidden, of=places.out):
         sweep_parts(places.out)
         ledger = Ledger(places.out)
@@ -117,10 +118,8 @@ def segment_files(
         order = {s.name: k for k, s in enumerate(sources)}
         records = sorted(result.done.values(), key=lambda r: order[r.name])
         result.written += write_joint(records, places, model.info.architecture.classes)
-        told = run.last.provenance() if run.last else _earlier(places.out / RUN)
-        if not told:  # a crash came between the last image and that file
-            told = empty_segmentation((64, 64), model, settings).provenance()
-        _write_run(places, settings, model.info, told, records, {**(asked or {}), "skipped": result.skipped})
+        more = {**(asked or {}), "skipped": result.skipped}
+        _write_run(places, settings, model.info, run.told(), records, more)
         remove(places.hidden / "tiles")
     return result
 
@@ -273,6 +272,14 @@ class _Run:
         self.trim()
         told = f"{source.name}: {record.told['nuclei']} nuclei, {seconds:.1f} s"
         return self._tell(" · ".join([told, *record.told.get("notes", [])]))
+
+    def told(self) -> dict[str, Any]:
+        """What one of the images says of how it was made, of this run or the one before."""
+        told = self.last.provenance() if self.last else _earlier(self.places.out / RUN)
+        if told:
+            return told
+        # a crash came between the last image and that file
+        return empty_segmentation((64, 64), self.model, self.settings).provenance()
 
     def _skip(self, source: Source, error: UserError) -> Progress:
         self.result.skipped[source.where] = str(error)

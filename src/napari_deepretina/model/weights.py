@@ -188,12 +188,13 @@ def advised_score(name_or_path: str | Path) -> float | None:
         return None
 
 
-def has_specialist(name_or_path: str | Path) -> bool:
-    """Whether weights come with a specialist for some of the images; False if they cannot be read."""
+def specialist_of(name_or_path: str | Path) -> Path | None:
+    """The file of the specialist that weights come with; None if there is none, or they cannot be read."""
     try:
-        return beside(find(name_or_path)) is not None
+        found = beside(find(name_or_path))
     except UserError:
-        return False
+        return None
+    return found.path if found else None
 
 
 def sha256_of(path: Path) -> str:

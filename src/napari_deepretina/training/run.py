@@ -13,7 +13,6 @@ from napari_deepretina.data.hook import Hook
 from napari_deepretina.data.joined import JoinedDataset
 from napari_deepretina.data.project import is_partly_labelled
 from napari_deepretina.data.split import Split, random_split, read_split
-from napari_deepretina.data.tissue import mostly_tissue
 from napari_deepretina.errors import UserError
 from napari_deepretina.files import exists, refuse_inputs
 from napari_deepretina.inference.device import resolve_device
@@ -167,7 +166,7 @@ def plan_training(
             f"the run tells {told[0]} apart, the data {told[1]}: resume with data of the same classes"
         )
     if start is None:
-        start = starting_point(given, recipe, names, mostly_tissue(parts[0]))
+        start = starting_point(given, recipe, names, parts[0])
         if start is not None and start[1].specialist is not None:
             notes.append(f"most images show stained tissue: training starts from {start[1].name}")
     architecture = start[0].architecture if start else recipe.architecture

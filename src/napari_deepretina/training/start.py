@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from napari_deepretina.data import Dataset
+from napari_deepretina.data.tissue import mostly_tissue
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
@@ -22,7 +24,7 @@ def starting_point(
     weights: str,
     recipe: Recipe,
     classes: tuple[str, ...] = ("nucleus",),
-    tissue: bool = False,
+    images: Dataset | None = None,
 ) -> tuple[Network, WeightsInfo] | None:
     """The network to start from, with its description; None for random weights.
 
@@ -31,7 +33,7 @@ def starting_point(
     weights : ``random``, ``bundled``, ``coco``, ``imagenet`` (backbone only), or whatever
         `napari_deepretina.model.weights.find` takes. A network for other classes starts with fresh output
         layers; a Keras file is laid out as the recipe's architecture says.
-    tissue : whether the images to train on show stained tissue: of a pair of networks, the one for it learns.
+    images : what is to be trained on: of a pair of networks the one for tissue learns, if most show tissue.
 
     Raises
     ------
@@ -48,7 +50,9 @@ def starting_point(
     path = find(DEFAULT if weights == BUNDLED else weights)
     if is_keras(path):
         return _from_keras(path, recipe, classes)
-    model = load_model(path).for_tissue(tissue)
+    model = load_model(path)
+    if model.beside is not None and images is not None and mostly_tissue(images):
+        model = model.for_tissue()
     if model.info.architecture.classes == classes:
         return model.network, model.info
     return for_classes(model.network, classes, recipe.seed), model.info
