@@ -170,10 +170,11 @@ def main() -> None:
     parser.add_argument("--numbers", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--recipe", required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other values in the recipe")
     parser.add_argument("--data", required=True, nargs="+", metavar="SET.zip[@TIMES]")
     parser.add_argument("--incomplete", nargs="+", default=[], help="sets with unlabelled nuclei")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, [f"main.steps={arguments.steps}"])
+    recipe = load_recipe(arguments.recipe, [f"main.steps={arguments.steps}", *arguments.set])
     base = load_model(arguments.base, precision="float32")
     original = {k: v.clone() for k, v in base.network.state_dict().items()}
     apart = differences(base.network, load_model(arguments.begin, precision="float32").network)

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import skimage.data
 import tifffile
 from napari.utils.notifications import NotificationSeverity, notification_manager
 from qtpy.QtCore import Qt
@@ -13,7 +14,7 @@ from napari_deepretina._widgets import memory, presets
 from napari_deepretina._widgets.dock import Dock, page_text
 from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.placing import AXES
-from napari_deepretina._widgets.remedies import lower_score
+from napari_deepretina._widgets.remedies import FEW, lower_score
 from napari_deepretina.cli import main
 from napari_deepretina.data.regions import read_regions, to_geojson
 from napari_deepretina.data.synthetic import synthetic_nuclei
@@ -113,12 +114,24 @@ def test_few_nuclei_are_no_success_and_remedies_do_what_they_say(panel, field):
     panel.viewer.add_image(np.full((90, 90), 7, np.uint8), name="nothing")
     told = panel.run()
     assert told.startswith("No nuclei")
-    assert [t.split()[0] for t in offers(panel)] == ["Measure", "Exchange", "Try"]
+    assert [t.split()[0] for t in offers(panel)] == ["Small", "Measure", "Exchange", "Try"]
     press_offer(panel, "Exchange")
     assert panel.widget.invert.value
     assert "Look at it as it is" in offers(panel)
     press_offer(panel, "Try")
     assert panel.widget.weights.value == "nuclei-small"
+
+
+def test_tissue_in_which_little_was_found_can_be_looked_at_enlarged(panel):
+    panel.viewer.add_image(skimage.data.immunohistochemistry(), name="brown")
+    told = panel.run()
+    few = len(view_of(panel.labels()[0]).document.present)
+    assert few >= FEW
+    assert told.startswith(f"Only {few} nuclei")
+    press_offer(panel, "Small nuclei: 14 px")
+    assert panel.widget.diameter.value == 14
+    assert len(view_of(panel.labels()[0]).document.present) > 3 * few
+    assert not any(text.startswith("Small") for text in offers(panel))
 
 
 def test_a_line_across_a_nucleus_sets_the_diameter_and_runs(panel, field, qtbot):

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from napari_deepretina.errors import UserError
+from napari_deepretina.model.weights import find, read_info
 from napari_deepretina.postprocess.nms import nms
 
-FEW = 5
-"""Fewer nuclei than these in an image look like a failure."""
+FEW, LITTLE = 5, 0.03
+"""Fewer nuclei than these in an image look like a failure, and in stained tissue, which is made of cells,
+nuclei that cover a smaller share of it."""
 MOST_LOOKED_AT = 20_000
 LOWER = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Scores that may be proposed."""
@@ -34,6 +37,30 @@ def lower_score(result: Any) -> tuple[float, int] | None:
     return None
 
 
+def half_the_size(result: Any) -> int | None:
+    """Diameter to look with for nuclei too small to be found, in pixels; None where one was given already.
+
+    Such nuclei are half as large as those that the network knows, at the scale at which it looked.
+    """
+    prediction = getattr(result, "prediction", None)
+    if prediction is None or result.settings.diameter is not None:
+        return None
+    try:
+        known = read_info(find(result.settings.weights)).diameter
+    except UserError:  # the file is gone
+        return None
+    return round(known / prediction.plan.scale / 2)
+
+
 def is_few(result: Any, lower: tuple[float, int] | None) -> bool:
     """Whether what a run found looks like a failure."""
-    return bool(result.count < FEW or lower is not None)
+    return bool(result.count < FEW or lower is not None or _leaves_tissue_empty(result))
+
+
+def _leaves_tissue_empty(result: Any) -> bool:
+    """Whether a specialist for tissue found little in an image that it looked at with no diameter given."""
+    if "specialist" not in result.weights or getattr(result, "prediction", None) is None:
+        return False
+    height, width = result.prediction.plan.shape
+    covered = int(result.instances.areas.sum())
+    return result.settings.diameter is None and covered < LITTLE * height * width

@@ -27,7 +27,7 @@ from napari_deepretina._widgets.placing import (
     step_of,
 )
 from napari_deepretina._widgets.regions import WHOLE, regions_of_choice
-from napari_deepretina._widgets.remedies import is_few, lower_score
+from napari_deepretina._widgets.remedies import half_the_size, is_few, lower_score
 from napari_deepretina._widgets.result_layers import Run, ask_about_edits, asked_of, own_layer, run_of, show
 from napari_deepretina._widgets.ruler import Ruler
 from napari_deepretina._widgets.running import Offer, RunBox
@@ -199,7 +199,7 @@ class SegmentWidget(SegmentForm):
             message = f"Only {message}" if result.count else message.replace("0 nuclei", "No nuclei", 1)
         told = "; ".join([message, *notes]) + (". If the image holds more, try one of these:" if few else "")
         self._say(told, show_warning if odd else show_info)
-        offers = self._remedies(run.image_layer, lower) if few else []
+        offers = self._remedies(run.image_layer, result, lower) if few else []
         if run.image_layer in self._viewer.layers and columns_are_channels(layout_of_layer(run.image_layer)):
             offers.append(
                 Offer("Show channels as layers", "napari shows the last axis as columns: lay each channel "
@@ -210,7 +210,7 @@ class SegmentWidget(SegmentForm):
 
     # ---- remedies ----
 
-    def _remedies(self, image: Image, lower: tuple[float, int] | None) -> list[Offer]:
+    def _remedies(self, image: Image, result: Any, lower: tuple[float, int] | None) -> list[Offer]:
         """What to try when few nuclei were found, as buttons that do it."""
         if image not in self._viewer.layers:
             return []
@@ -220,6 +220,11 @@ class SegmentWidget(SegmentForm):
             offers.append(
                 Offer(f"Score {score:g}: about {count}", "Run again and keep what the network is less sure "
                       "of, too", partial(self._again, "score", score))
+            )  # fmt: skip
+        if (small := half_the_size(result)) is not None:
+            offers.append(
+                Offer(f"Small nuclei: {small} px", "Run again with this diameter, which enlarges the image: "
+                      "for nuclei that are too small to be found", partial(self._again, "diameter", small))
             )  # fmt: skip
         offers.append(
             Offer("Measure a nucleus", "Drag a line across one nucleus; then the image is looked at again at "
