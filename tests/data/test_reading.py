@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.color import hed2rgb
 
 from napari_deepretina.data.normalise import normalise
+from napari_deepretina.data.percentiles import percentiles
 from napari_deepretina.data.reading import (
     HIGH,
     LOW,
+    NOTHING,
     Reading,
-    _percentiles,
     best_for_labels,
     read_plainly,
+    read_stains,
     readings,
 )
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.errors import UserError
 
 GREY, LABELS = synthetic_nuclei((240, 300), 40, diameter=26, seed=2)
 TISSUE, _ = synthetic_nuclei((240, 300), 60, diameter=26, kind="tissue", seed=2)
@@ -117,6 +121,53 @@ def test_two_channels_are_offered_apart_and_together():
     assert (3,) in {r.channels for r in readings(four)}
 
 
+def slide(haematoxylin, dab, eosin=0.0):
+    """A picture of densities, each a number or (240, 300)."""
+    stains = [np.broadcast_to(np.asarray(x, float), GREY.shape) for x in (haematoxylin, eosin, dab)]
+    return np.round(hed2rgb(np.dstack(stains)) * 255).astype(np.uint8)
+
+
+SOME = np.where(LABELS <= 20, LABELS, 0)
+DEPTH = np.where(SOME > 0, 0.06, 0.005)
+
+
+def test_stains_of_brown_slides_are_offered_by_themselves():
+    """A marker between nuclei hides them in colour, not in their stain; one in nuclei is seen with both."""
+    around, inside = slide(DEPTH, 0.065 - DEPTH), slide(DEPTH / 4, DEPTH)
+    for image, best in ((around, (0,)), (inside, (0, 2))):
+        offered = {r.stains: r for r in readings(image)}
+        assert list(offered) == [(), (0,), (0, 2)]
+        grey = offered[best](image).mean(axis=2)
+        assert np.median(grey[SOME > 0]) > 0.6
+        assert np.median(grey[SOME == 0]) < 0.3
+        assert best_for_labels(list(offered.values()), image, SOME).stains == ()
+    assert "haematoxylin" in offered[0,].note
+
+
+@pytest.mark.parametrize("image", [slide(DEPTH, 0.0, 0.03), TISSUE, slide(DEPTH, 0)[..., ::-1], GREY])
+def test_others_are_not(image):
+    assert not any(r.stains for r in readings(image))
+
+
+def test_stains_are_read_beside_padding_in_16_bits_and_in_parts():
+    image = slide(DEPTH, 0.065 - DEPTH)
+    (plain,) = (r for r in readings(image) if r.stains == (0,))
+    wide = bordered(image.astype(np.uint16) * 250)
+    (found,) = (r for r in readings(wide) if r.stains == (0,))
+    read = found(wide)
+    assert np.abs(read[40:-40, 40:-40] - plain(image)).mean() < 0.03
+    assert not read[:40].any()
+    assert np.array_equal(found(wide[50:90, 60:200]), read[50:90, 60:200])
+
+
+def test_stains_of_any_colours_can_be_asked_for():
+    pink = slide(DEPTH, 0.0, 0.03)
+    assert np.median(read_stains(pink, "haematoxylin")(pink)[SOME > 0]) > 0.6
+    assert read_stains(np.zeros_like(pink), "haematoxylin") is NOTHING
+    with pytest.raises(UserError, match=r"'haematoxylin' tells stains apart .* has 1 channels"):
+        read_stains(GREY, "haematoxylin")
+
+
 def test_blank_parts_are_filled_with_the_typical_value():
     image = bordered(WIDE + 1000)
     reading = readings(image)[0]
@@ -144,4 +195,4 @@ def test_percentiles_are_numpys(seed, dtype):
     low, high = sorted(rng.integers(info.min, info.max, 2, endpoint=True).tolist())
     values = rng.integers(low, high, rng.integers(1, 400), endpoint=True).astype(dtype)
     asked = (LOW, HIGH, 50.0, 0.0, 100.0, float(rng.uniform(0, 100)))
-    assert np.allclose(_percentiles(values, asked), np.percentile(values.astype(float), asked), atol=1e-6)
+    assert np.allclose(percentiles(values, asked), np.percentile(values.astype(float), asked), atol=1e-6)

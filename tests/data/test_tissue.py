@@ -30,6 +30,11 @@ def test_stained_tissue_and_what_padding_does_to_it():
     assert told(padded)
 
 
+def test_stains_by_themselves_are_no_tissue():
+    read = {r.stains: shows_tissue(STAINED, r) for r in readings(STAINED)}
+    assert read == {(): True, (0,): False, (0, 2): False}
+
+
 def test_white_glass_around_tissue_does_not_matter():
     slide = np.full((900, 1200, 3), 243, np.uint8)
     slide[300:500, 500:740] = STAINED

@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 import tifffile
 import torch
+from skimage.color import hed2rgb, rgb2hed
 
 from napari_deepretina.cli import main
 from napari_deepretina.data.sample import Sample
@@ -35,7 +36,8 @@ from napari_deepretina.training.recipe import load_recipe
 from napari_deepretina.training.start import starting_point
 
 GLOWING = synthetic_nuclei((100, 120), 8, diameter=22, seed=3)[0]
-STAINED = skimage.data.immunohistochemistry()[:100, :120]
+HED = rgb2hed(skimage.data.immunohistochemistry()[:100, :120])[..., [0, 2, 1]]  # pink instead of brown
+STAINED = (hed2rgb(HED) * 255).astype(np.uint8)
 NOTHING = np.zeros((100, 120), np.int32)
 EVERYTHING = {"score": 0.0, "min_area": 1, "adapt": False}
 

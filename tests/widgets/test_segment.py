@@ -51,6 +51,9 @@ def test_the_network_for_tissue_is_a_choice_where_there_is_one(panel, field, pai
     assert not form.specialist.enabled
     form.use_weights(str(paired_weights))
     assert form.specialist.enabled
+    form.intensity.value = "haematoxylin and brown"
+    assert form.settings()["intensity"] == "haematoxylin+brown"
+    form.intensity.value = "automatic"
     advised = float(form.score.value)
     assert "score" not in form.settings()  # each network has its own
     assert "Left alone, it is 0.4 for stained tissue." in form.score.tooltip

@@ -26,6 +26,7 @@ from napari_deepretina.model.weights import DEFAULT, advised_score, available, s
 from napari_deepretina.postprocess import PostprocessSettings
 
 AUTOMATIC, AS_SHOWN, PLAIN = "automatic", "as displayed", "1 to 99.8 % of all values"
+STAINS = {"haematoxylin alone": "haematoxylin", "haematoxylin and brown": "haematoxylin+brown"}
 UPDATE, NEW = "update my layer", "make a new layer"
 VIEWS = ["none", "flips", "flips-rotations", "deep-retina"]
 DEVICES = ["auto", "cpu", "cuda", "cuda:1", "mps"]
@@ -93,11 +94,11 @@ class SegmentForm(Dock):
             "Expected diameter of a nucleus in pixels. 0 keeps the image's scale, but enlarges small images."
         )
         self.measure = PushButton(text="measure", label="")
-        self.intensity = ComboBox(label="intensities", choices=[AUTOMATIC, AS_SHOWN, PLAIN])
+        self.intensity = ComboBox(label="intensities", choices=[AUTOMATIC, AS_SHOWN, PLAIN, *STAINS])
         self.intensity.tooltip = (
             "Which values are looked at. Automatic leaves empty parts, no-data values and glare out, and "
-            "looks for the channel with the nuclei where colours lie on a dark ground; as displayed takes "
-            "the layer's contrast limits."
+            "looks for the channel with the nuclei where colours lie on a dark ground, or for their stain on "
+            "brown slides; as displayed takes the layer's contrast limits."
         )
         self.specialist = ComboBox(label="tissue network", choices=["auto", "always", "never"])
         self.specialist.tooltip = (
@@ -264,7 +265,7 @@ class SegmentForm(Dock):
         if self.intensity.value == AS_SHOWN and layer is not None and not layer.rgb:
             low, high = layer.contrast_limits
             return f"{float(low)!r}:{float(high)!r}" if high > low else "auto"
-        return "plain" if self.intensity.value == PLAIN else "auto"
+        return {PLAIN: "plain", **STAINS}.get(self.intensity.value, "auto")
 
     def use_defaults(self, values: dict[str, Any]) -> None:
         """Take post-processing settings for all runs to come; the form names those that it does not show."""

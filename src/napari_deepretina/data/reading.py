@@ -4,7 +4,8 @@ Most images are read plainly: the percentiles `LOW` and `HIGH` of all values bec
 are parts that are no picture (padding, no-data values, the empty rest of a slide), and where a few values
 are far above all others, as a speck of dirt is, lower upper ends are offered as well. Colours on a dark
 ground are not those of a photograph but channels, of which one may hold the nuclei: each is offered, and
-their mix.
+their mix. Of brown slides (immunohistochemistry) the stains of nuclei are offered by themselves, bright on
+dark.
 
 `readings` offers, the best guess first; who has a network or labels chooses (`inference.reading`,
 `best_for_labels`), all others take the first.
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_deepretina.data.channels import as_channels, check_image, overview
+from napari_deepretina.data.deconvolution import DAB, HAEMATOXYLIN, densities, shows_brown
+from napari_deepretina.data.percentiles import percentiles
+from napari_deepretina.errors import UserError
 
 LOW, HIGH = 1.0, 99.8
 """Percentiles that become 0 and 1: nuclei may cover little of an image, glare even less."""
@@ -46,6 +50,11 @@ LEAST = 0.02
 _LEVELS = 64
 _SEEN = 256
 _NAMES = ("red", "green", "blue")
+STAINS = {
+    "haematoxylin": ((HAEMATOXYLIN,), "only haematoxylin is looked at, without other stains"),
+    "haematoxylin+brown": ((HAEMATOXYLIN, DAB), "haematoxylin and the brown stain are looked at together"),
+}
+"""Stains of nuclei that can be looked at by themselves, and what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Reading:
     low, high : values that become 0 and 1: one for all channels, or one for each of `channels`.
     channels : those that are looked at, the brighter one where there are several; None takes the image as it
         is, grey or a photograph.
+    stains : those whose density is looked at instead of values, summed; ``low`` and ``high`` are densities.
+    white : the value of what holds no stain.
     blank : (least, most), ends included, of values that are no picture if all channels of a pixel have such.
     fill : what they become.
     inverted : whether dark and bright change places.
@@ -67,6 +78,8 @@ class Reading:
     low: tuple[float, ...]
     high: tuple[float, ...]
     channels: tuple[int, ...] | None = None
+    stains: tuple[int, ...] = ()
+    white: float = 1.0
     blank: tuple[tuple[float, float], ...] = ()
     fill: float = 0.0
     inverted: bool = False
@@ -75,11 +88,13 @@ class Reading:
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Map an image or a part of it to (H, W, 3) float32, clipped to -0.5…1.5; not finite becomes 0."""
-        values = as_channels(image)
-        if self.channels is not None:
-            values = values[..., self.channels]
+        values = told = as_channels(image)
+        if self.stains:
+            values = densities(values, self.white)[..., self.stains].sum(axis=2, keepdims=True)
+        elif self.channels is not None:
+            values = told = values[..., self.channels]
         elif values.shape[2] not in (1, 3):
-            values = values[..., :1]  # all hold the same
+            values = told = values[..., :1]  # all hold the same
         low, high = np.array(self.low), np.array(self.high)
         usable = high > low
         if not usable.any():
@@ -96,7 +111,7 @@ class Reading:
         if self.inverted:
             scaled = 1 - scaled
         for span in self.blank:
-            scaled[_within(values, span)] = self.fill
+            scaled[_within(told, span)] = self.fill
         np.clip(scaled, *((0, 1) if self.clipped else (-0.5, 1.5)), out=scaled)
         return scaled if scaled.shape[2] == 3 else np.repeat(scaled, 3, axis=2)
 
@@ -132,7 +147,7 @@ def readings(image: Any) -> list[Reading]:
         return [NOTHING]
     colours = values.shape[2] == 3
     if values.shape[2] == 1 or (colours and not _on_dark_ground(inside[:: every * every])):
-        found = _ranges(inside)
+        found = [*_ranges(inside), *(_stains_apart(inside) if colours else ())]
     else:
         found = _channels_apart(inside, _NAMES if colours else None)
     return [_with_blank(r, blank) for r in found]
@@ -145,8 +160,28 @@ def read_plainly(image: Any) -> Reading:
     return _ranges(inside)[0] if len(inside) else NOTHING
 
 
+def read_stains(image: Any, name: str) -> Reading:
+    """Densities of `STAINS` alone, whatever the image shows.
+
+    Raises
+    ------
+    UserError
+        If the image has no colours.
+    """
+    values = as_channels(overview(image))
+    if values.shape[2] != 3:
+        raise UserError(
+            f"intensity {name!r} tells stains apart by their colours, and this image has "
+            f"{values.shape[2]} channels instead of red, green and blue: take auto"
+        )
+    inside = _inside(values, ())
+    white = percentiles(inside, (HIGH,))[0] if len(inside) else 0.0
+    return _of_stains(densities(inside, white), white, name) if white > 0 else NOTHING
+
+
 def best_for_labels(offered: Sequence[Reading], image: NDArray[Any], labels: NDArray[Any]) -> Reading:
-    """Of several readings the one in which labelled pixels stand out most."""
+    """Of several readings the one in which labelled pixels stand out most; stains are learnt in colour."""
+    offered = [reading for reading in offered if not reading.stains]
     inside = labels > 0
     if len(offered) == 1 or inside.all() or not inside.any():
         return offered[0]
@@ -162,7 +197,7 @@ def best_for_labels(offered: Sequence[Reading], image: NDArray[Any], labels: NDA
 
 def _ranges(inside: NDArray[Any]) -> list[Reading]:
     """Plain range of values of any shape, and lower upper ends where they are far lower."""
-    low, *highs = _percentiles(inside, (LOW, HIGH, *LOWER_HIGHS))
+    low, *highs = percentiles(inside, (LOW, HIGH, *LOWER_HIGHS))
     found = [Reading((low,), (highs[0],))]
     for high, percent in zip(highs[1:], LOWER_HIGHS, strict=True):
         if high > low and (found[-1].high[0] - low) > FAR * (high - low):
@@ -175,7 +210,8 @@ def _with_blank(reading: Reading, blank: _Blank) -> Reading:
     if not blank.spans:
         return reading
     (low,), (high,) = reading.low[:1], reading.high[:1]
-    fill = float(np.clip((blank.median - low) / (high - low), 0, 1)) if high > low else 0.0
+    in_range = high > low and not reading.stains
+    fill = float(np.clip((blank.median - low) / (high - low), 0, 1)) if in_range else 0.0
     notes = [n for n in (blank.note, reading.note) if n]
     return replace(reading, blank=blank.spans, fill=fill, note=", ".join(notes))
 
@@ -220,19 +256,6 @@ def _one_of_equals(values: NDArray[Any]) -> NDArray[Any]:
     return first if values.shape[2] > 1 and bool((values == first).all()) else values
 
 
-def _percentiles(values: NDArray[Any], percents: Sequence[float]) -> list[float]:
-    """Percentiles as numpy's, with linear interpolation, by counting where there are few possible values."""
-    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
-        return [float(v) for v in np.percentile(values, percents)]
-    least = int(values.min())
-    counts = np.bincount(values.ravel().astype(np.int64) - least)
-    below = np.cumsum(counts)
-    places = np.asarray(percents) / 100 * (values.size - 1)
-    low, high = (np.searchsorted(below, f(places), side="right") for f in (np.floor, np.ceil))
-    found = least + low + (high - low) * (places - np.floor(places))
-    return [float(v) for v in found]
-
-
 def _blank(values: NDArray[Any]) -> _Blank:
     """What the values of a small overview (H, W, C) are where it shows nothing."""
     finite = shown(values, ())
@@ -270,7 +293,7 @@ def _padding(
         share = float(here.mean())
         if share < SMALLEST or rest.sum() < LEAST * picture.size:
             continue
-        low, middle, high = _percentiles(values[rest], (LOW, 50, HIGH))
+        low, middle, high = percentiles(values[rest], (LOW, 50, HIGH))
         width = float(high - low)
         below, above = (low - centre) / width if width else 0, (centre - high) / width if width else 0
         dark = (middle - low) < 0.5 * width
@@ -322,7 +345,7 @@ def _is_padding(here: NDArray[np.bool_], rest: NDArray[np.bool_]) -> bool:
 
 
 def _coloured(inside: NDArray[Any]) -> bool:
-    low, high = _percentiles(inside, (LOW, HIGH))
+    low, high = percentiles(inside, (LOW, HIGH))
     channels = [inside[:, c].astype(np.float32) for c in range(inside.shape[1])]
     spread = np.maximum.reduce(channels) - np.minimum.reduce(channels)
     return bool(high > low and float(spread.mean()) > CHROMA * (high - low))
@@ -332,7 +355,7 @@ def _on_dark_ground(inside: NDArray[Any]) -> bool:
     """Whether colours (N, 3) are those of fluorescence: a quarter of the pixels is dark in all of them."""
     if not _coloured(inside):
         return False
-    ranges = np.array([_percentiles(inside[:, c], (LOW, HIGH)) for c in range(inside.shape[1])]).T
+    ranges = np.array([percentiles(inside[:, c], (LOW, HIGH)) for c in range(inside.shape[1])]).T
     width = float((ranges[1] - ranges[0]).max())
     above = np.maximum.reduce([inside[:, c] - ranges[0, c] for c in range(inside.shape[1])])
     return bool(float(np.percentile(above, 25)) < DARK_GROUND * width)
@@ -358,3 +381,19 @@ def _channels_apart(inside: NDArray[Any], names: Sequence[str] | None) -> list[R
         told = f"{', '.join(names[c] for c in both)} are looked at together"
         found.append(Reading(low, high, tuple(both), note=told))
     return found
+
+
+def _stains_apart(inside: NDArray[Any]) -> list[Reading]:
+    """Of brown slides, values (N, 3): haematoxylin, and it with DAB, for markers that lie in nuclei."""
+    white = percentiles(inside, (HIGH,))[0]
+    if not shows_brown(inside, white):
+        return []
+    found = densities(inside, white)
+    return [r for name in STAINS if (r := _of_stains(found, white, name)) is not NOTHING]
+
+
+def _of_stains(found: NDArray[np.float32], white: float, name: str) -> Reading:
+    """Range of the sum of some densities (N, 3)."""
+    stains, told = STAINS[name]
+    low, high = percentiles(found[:, stains].sum(axis=1), (LOW, HIGH))
+    return Reading((low,), (high,), stains=stains, white=white, note=told) if high > low else NOTHING

@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from napari_deepretina.data.deconvolution import DARKEST
 from napari_deepretina.data.reading import CHROMA
 
 BRIGHT_GROUND = 0.4
 """Stained tissue lies on a ground at least so bright, in units of the image's range."""
-
-DARKEST = 0.02
-"""Stains are separated by logarithms: what is darker counts as this."""
 CYTOPLASMIC = 0.4
 """Share of brown slides whose marker lies in the cytoplasm or the membrane, and leaves the nuclei blue."""
 

@@ -32,9 +32,10 @@ def shows_tissue(image: Any, reading: Reading) -> bool:
     Parameters
     ----------
     image : (H, W) or (H, W, C); of large ones an overview is looked at.
-    reading : of this image; what it says is no picture does not count.
+    reading : of this image; what it says is no picture does not count. In stains by themselves nuclei are
+        bright on dark.
     """
-    if reading.inverted:
+    if reading.inverted or reading.stains:
         return False
     seen = overview(image)
     every = -(-max(seen.shape[:2]) // _SEEN)

@@ -342,7 +342,7 @@ def _write_run(
     """
     run = {k: v for k, v in told.items() if k not in ("seconds", "scale", "stack")}
     asked = settings.model_dump(mode="json")
-    as_asked = ("device", "precision", "channel", "specialist", "regions")
+    as_asked = ("device", "precision", "channel", "intensity", "specialist", "regions")
     of_one = {k: v for k, v in run["settings"].items() if k not in as_asked}
     chosen = settings.postprocessing(info).model_dump(mode="json")  # a specialist has advice of its own
     run |= {"settings": asked | of_one | chosen, **more, "images": {r.name: r.told for r in records}}

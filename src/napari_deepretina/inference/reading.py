@@ -1,4 +1,4 @@
-"""Which of several readings of an image shows its nuclei: looked at with each, cheaply."""
+"""Which of several readings of an image shows its nuclei, looked at with each, and the network for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import as_channels, check_image, overview
-from napari_deepretina.data.reading import Reading, read_plainly, readings
+from napari_deepretina.data.reading import STAINS, Reading, read_plainly, read_stains, readings
+from napari_deepretina.data.tissue import shows_tissue
 from napari_deepretina.errors import UserError
-from napari_deepretina.inference.plan import Plan
+from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Whole, predict
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import Progress, Steps
 from napari_deepretina.model.architecture import Limits
 from napari_deepretina.model.rescoring import evidence_of
 from napari_deepretina.model.weights import LoadedModel
-from napari_deepretina.postprocess import PostprocessSettings
 from napari_deepretina.postprocess.nms import nms
 
 LOOKING = "seeing how the image is to be read"
@@ -37,8 +37,22 @@ in units of the whole range. On validation images with glare painted in they had
 and more."""
 
 
+def read_and_fitted(
+    model: LoadedModel, image: Any, settings: SegmentSettings
+) -> Steps[tuple[Reading, LoadedModel]]:
+    """How an image is read, and the model for it: the specialist's, where there is one and it is asked."""
+    info = model.info
+    plan = make_plan(
+        check_image(image), info.architecture, trained_diameter=info.diameter, diameter=settings.diameter
+    )
+    reading = yield from choose_reading(model, image, plan, settings)
+    return reading, network_for(model, image, reading, settings)
+
+
 def choose_reading(model: LoadedModel, image: Any, plan: Plan, settings: SegmentSettings) -> Steps[Reading]:
     """The reading of an image that the settings ask for, or in which most nuclei are found.
+
+    Each reading is looked at with the network that would be taken for it.
 
     Parameters
     ----------
@@ -54,12 +68,12 @@ def choose_reading(model: LoadedModel, image: Any, plan: Plan, settings: Segment
     if len(offered) == 1:
         return offered[0]
     parts = [np.asarray(image[where]) for where in _windows(image, plan, offered)]
-    look = partial(_look, model, parts, plan, settings.postprocessing(model.info))
-    by_channel: dict[Any, list[Reading]] = defaultdict(list)
+    look = partial(_look, partial(network_for, model, image, settings=settings), parts, plan, settings)
+    alike: dict[Any, list[Reading]] = defaultdict(list)
     for reading in offered:
-        by_channel[reading.channels].append(reading)
+        alike[reading.channels, reading.stains].append(reading)
     chosen = []
-    for ways in by_channel.values():
+    for ways in alike.values():
         chosen.append((yield from _with_or_without_glare(ways, look)))
     if len(chosen) == 1:
         return chosen[0]
@@ -69,6 +83,13 @@ def choose_reading(model: LoadedModel, image: Any, plan: Plan, settings: Segment
         totals.append(total)
     best = int(np.argmax(totals))
     return chosen[best if totals[best] > MORE * totals[0] + MORE_BY else 0]
+
+
+def network_for(model: LoadedModel, image: Any, reading: Reading, settings: SegmentSettings) -> LoadedModel:
+    """The model for an image read in some way: the specialist's, where there is one and it is asked."""
+    if settings.specialist == "auto":
+        return model.for_tissue(model.beside is not None and shows_tissue(image, reading))
+    return model.for_tissue(settings.specialist == "always")
 
 
 Look = Callable[[Reading, Reading], Steps[tuple[float, list[float]]]]
@@ -85,14 +106,16 @@ def _with_or_without_glare(ways: Sequence[Reading], look: Look) -> Steps[Reading
 
 
 def _look(
-    model: LoadedModel,
+    network: Callable[[Reading], LoadedModel],
     parts: Sequence[NDArray[Any]],
     plan: Plan,
-    chosen: PostprocessSettings,
+    settings: SegmentSettings,
     reading: Reading,
     beside: Reading,
 ) -> Steps[tuple[float, list[float]]]:
     """Sum of the sure scores in parts of an image, and the brightness of each nucleus in another reading."""
+    model = network(reading)
+    chosen = settings.postprocessing(model.info)
     limits = Limits(score=chosen.score, nms=0.3, detections=400, proposals=1000)
     total = 0.0
     brightness: list[float] = []
@@ -112,13 +135,16 @@ def _look(
 
 def offered_readings(image: Any, settings: SegmentSettings) -> list[Reading]:
     """Readings that the settings allow, the best guess first."""
+    if settings.intensity in STAINS:
+        return [replace(read_stains(image, settings.intensity), inverted=settings.invert)]
     if settings.intensity not in ("auto", "plain"):
         low, high = asked_range(settings.intensity)
         told = f"intensities {low:g} to {high:g} as asked for"
         return [Reading((low,), (high,), inverted=settings.invert, clipped=True, note=told)]
     ways = readings if settings.intensity == "auto" else _plainly
     if not settings.invert:
-        return ways(image)
+        with_stains = settings.specialist != "always"  # which knows tissue in its colours
+        return [reading for reading in ways(image) if with_stains or not reading.stains]
     check_image(image)
     return [_turned(r) for r in ways(-as_channels(overview(image)).astype(np.float64))]
 
@@ -146,7 +172,8 @@ def asked_range(text: str) -> tuple[float, float]:
     except ValueError:
         first = last = float("nan")
     if not first < last:
-        raise UserError(f"intensity {text!r}: give auto, plain, or two values such as 100:4000")
+        names = ", ".join(["auto", "plain", *STAINS])
+        raise UserError(f"intensity {text!r}: give {names}, or two values such as 100:4000")
     return first, last
 
 

@@ -26,7 +26,7 @@ from napari_deepretina.inference.device import describe_device, resolve_device
 from napari_deepretina.inference.engine import Engine
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Prediction, Whole, predict, predict_together
-from napari_deepretina.inference.reading import choose_reading, offered_readings
+from napari_deepretina.inference.reading import offered_readings, read_and_fitted
 from napari_deepretina.inference.settings import SegmentSettings, make_settings
 from napari_deepretina.inference.steps import Patch, Progress, Steps, drain
 from napari_deepretina.inference.tiles import Tile, needs_tiles, predict_tiled
@@ -207,32 +207,25 @@ def segment_steps(
     return _finished(_noted(prediction, reading, model, settings), model, settings, begun)
 
 
-def asks_specialist(image: Any, settings: SegmentSettings) -> bool:
+def asks_specialist(
+    image: Any, settings: SegmentSettings, load: Callable[[], LoadedModel] | None = None
+) -> bool:
     """Whether a specialist for stained tissue is to look: as the settings say, or as the image shows.
 
     Parameters
     ----------
     image : (H, W) or (H, W, C), as `segment` takes it.
+    load : gives the model that decides where an image can be read in several ways; without it the best guess
+        counts.
     """
     if settings.specialist != "auto":
         return settings.specialist == "always"
     channels = image.shape[2] if image.ndim == 3 else 1
     seen = select_channel(image, for_image(settings, channels=channels).channel)
-    return shows_tissue(seen, offered_readings(seen, settings)[0])
-
-
-def read_and_fitted(
-    model: LoadedModel, image: Any, settings: SegmentSettings
-) -> Steps[tuple[Reading, LoadedModel]]:
-    """How an image is read, and the model for it: the specialist's, where there is one and it is asked."""
-    info = model.info
-    plan = make_plan(
-        check_image(image), info.architecture, trained_diameter=info.diameter, diameter=settings.diameter
-    )
-    reading = yield from choose_reading(model, image, plan, settings)
-    if settings.specialist == "auto":
-        return reading, model.for_tissue(model.beside is not None and shows_tissue(image, reading))
-    return reading, model.for_tissue(settings.specialist == "always")
+    reading, *others = offered_readings(seen, settings)
+    if others and load is not None:
+        reading, _ = drain(read_and_fitted(load(), seen, settings))
+    return shows_tissue(seen, reading)
 
 
 def _noted(

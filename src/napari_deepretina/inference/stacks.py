@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import check_image, overview
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import readings
+from napari_deepretina.data.reading import STAINS, readings
 from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, joined, measure_instances
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
@@ -215,7 +215,7 @@ def segment_stack_steps(
 def _in_one_channel(
     picture: Picture, indices: Sequence[Index], model: LoadedModel, settings: SegmentSettings
 ) -> Steps[tuple[SegmentSettings, list[str]]]:
-    """The settings with one channel for all planes, where one shows the nuclei, and a sentence on it.
+    """The settings with one channel, or the same stains, for all planes, and a sentence on it.
 
     Told from the plane that shows most, of a few that are looked over.
     """
@@ -228,6 +228,9 @@ def _in_one_channel(
     info = model.info
     plan = make_plan(shape, info.architecture, trained_diameter=info.diameter, diameter=settings.diameter)
     reading = yield from choose_reading(model, planes[fullest], plan, settings)
+    for name, (stains, told) in STAINS.items():
+        if reading.stains == stains:
+            return settings.model_copy(update={"intensity": name}), [told]
     if reading.channels is None or len(reading.channels) > 1:
         return settings, []
     return settings.model_copy(update={"channel": reading.channels[0]}), [reading.note]

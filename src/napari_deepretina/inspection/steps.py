@@ -15,7 +15,7 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.inference import matterport
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import lay_out, to_raw
-from napari_deepretina.inference.segment import read_and_fitted
+from napari_deepretina.inference.reading import read_and_fitted
 from napari_deepretina.inference.settings import SegmentSettings
 from napari_deepretina.inference.steps import drain
 from napari_deepretina.instances import Instances, RawInstances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def base_of(path: Path, image: Any, settings: SegmentSettings) -> Path:
     if info.taught is not None:
         return base_file(path, info)
     specialist = beside(path)
-    return specialist.path if specialist and asks_specialist(image, settings) else path
+    load = partial(load_model, path, resolve_device(settings.device), settings.precision)
+    return specialist.path if specialist and asks_specialist(image, settings, load) else path
 
 
 def remembered_of(path: Path) -> Iterator[Material]:
