@@ -133,7 +133,7 @@ DEPTH = np.where(SOME > 0, 0.06, 0.005)
 
 def test_stains_of_brown_slides_are_offered_by_themselves():
     """A marker between nuclei hides them in colour, not in their stain; one in nuclei is seen with both."""
-    around, inside = slide(DEPTH, 0.065 - DEPTH), slide(DEPTH / 4, DEPTH)
+    around, inside = slide(DEPTH, 0.065 - DEPTH), slide(DEPTH / 4, 2 * DEPTH)
     for image, best in ((around, (0,)), (inside, (0, 2))):
         offered = {r.stains: r for r in readings(image)}
         assert list(offered) == [(), (0,), (0, 2)]
