@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -29,6 +30,11 @@ import numpy as np
 
 HELD = 40
 """Every so manyth training image is StarDist's own validation, for its learning rate and its thresholds."""
+FLOAT32 = (
+    "Sigmoid,SigmoidGrad,Log,Log1p,Softmax,LogSoftmax,Sub,Mul,Div,RealDiv,Sqrt,Rsqrt,Square,"
+    "SquaredDifference,Reciprocal,Tanh,Sum,Mean,Prod,Exp"
+)
+"""Operations of TensorFlow that keep float32 where convolutions have bfloat16, in which losses become NaN."""
 RNG = np.random.default_rng(0)
 
 
@@ -86,6 +92,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.precision == "bfloat16":
         import tensorflow
 
+        os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE"] = FLOAT32
         tensorflow.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
     held: list[tuple[np.ndarray, np.ndarray]] = []
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
