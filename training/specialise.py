@@ -170,7 +170,9 @@ def main() -> None:
     parser.add_argument("--numbers", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--recipe", required=True)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other values in the recipe")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other values in the recipe"
+    )
     parser.add_argument("--data", required=True, nargs="+", metavar="SET.zip[@TIMES]")
     parser.add_argument("--incomplete", nargs="+", default=[], help="sets with unlabelled nuclei")
     arguments = parser.parse_args()
