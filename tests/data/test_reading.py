@@ -144,7 +144,11 @@ def test_stains_of_brown_slides_are_offered_by_themselves():
     assert "haematoxylin" in offered[0,].note
 
 
-@pytest.mark.parametrize("image", [slide(DEPTH, 0.0, 0.03), TISSUE, slide(DEPTH, 0)[..., ::-1], GREY])
+NOISE = np.random.default_rng(0).normal(0, 30, (*GREY.shape, 3))
+NOISY = (slide(DEPTH, 0.0, 0.03) + NOISE).clip(0, 255).astype(np.uint8)  # noise has all colours
+
+
+@pytest.mark.parametrize("image", [slide(DEPTH, 0.0, 0.03), TISSUE, slide(DEPTH, 0)[..., ::-1], NOISY, GREY])
 def test_others_are_not(image):
     assert not any(r.stains for r in readings(image))
 

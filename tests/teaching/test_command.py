@@ -22,7 +22,8 @@ def files(scene, tmp_path):
 
 
 def teach(files, *more, labels="labels.tif"):
-    return main(["teach", str(files / "pale.png"), str(files / labels), "--weights", "nuclei-small", *more])
+    network = ["--weights", "nuclei-small", "--specialist", "never"]
+    return main(["teach", str(files / "pale.png"), str(files / labels), *network, *more])
 
 
 def test_an_image_with_a_few_labels_makes_weights(files, capsys):

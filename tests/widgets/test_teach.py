@@ -12,6 +12,7 @@ from napari_deepretina.data.synthetic import synthetic_nuclei
 from napari_deepretina.model.weights import available, read_info
 
 WEIGHTS = "nuclei-small"
+ASKED = {"weights": WEIGHTS, "specialist": "never"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def seen(nuclei_model):
     image, truth = synthetic_nuclei((256, 256), 24, diameter=26, kind="tissue", seed=6)
     noise = np.random.default_rng(0).normal(120, 25, image.shape)
     image = (0.3 * image + noise).clip(0, 255).astype(np.uint8)
-    found = drain(segment_steps(image, nuclei_model, make_settings(weights=WEIGHTS), tunable=True))
+    found = drain(segment_steps(image, nuclei_model, make_settings(**ASKED), tunable=True))
     return image, truth, found
 
 
@@ -37,7 +38,7 @@ class Taught:
         self.qtbot, self.viewer, self.panel = qtbot, panel.viewer, panel
         image, self.truth, found = seen
         layer = self.viewer.add_image(image, name="pale")
-        asked = {"index": [None, None, None], "settings": {"weights": WEIGHTS}}
+        asked = {"index": [None, None, None], "settings": ASKED}
         self.layer = show(self.viewer, found, Run("pale", layer, {}, (), asked))
         _, self.widget = self.viewer.window.add_plugin_dock_widget("napari-deepretina", "Tune")
         self.review, self.box = self.widget.review, self.widget.box

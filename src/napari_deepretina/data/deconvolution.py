@@ -6,14 +6,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 HAEMATOXYLIN, DAB = 0, 2
 """Places of the stains of nuclei among `densities`; eosin lies between them."""
+STAINS = {
+    "haematoxylin": ((HAEMATOXYLIN,), "only haematoxylin is looked at, without other stains"),
+    "haematoxylin+brown": ((HAEMATOXYLIN, DAB), "haematoxylin and the brown stain are looked at together"),
+}
+"""Stains of nuclei that can be looked at by themselves, and what is said of it."""
 DARKEST = 0.02
 """Stains are separated by logarithms: what is darker counts as this, in units of white."""
 BROWN, LEAST = 0.06, 0.01
 """Brown has so much less blue than green, and green than red, in units of white; eosin has more blue than
 green. An image is brown where so large a share of its pixels is."""
+_BLUR, _EVERY = 7, 3
 
 
 def densities(values: NDArray[Any], white: float) -> NDArray[np.float32]:
@@ -34,10 +41,14 @@ def densities(values: NDArray[Any], white: float) -> NDArray[np.float32]:
     return np.asarray(rgb2hed(light), np.float32)
 
 
-def shows_brown(values: NDArray[Any], white: float) -> bool:
-    """Whether pixels (N, 3) of an image on bright ground hold DAB, the brown of immunohistochemistry."""
-    if white <= 0 or not len(values):
+def shows_brown(image: NDArray[Any], white: float) -> bool:
+    """Whether an image (H, W, 3) on bright ground holds DAB, the brown of immunohistochemistry.
+
+    It is looked at blurred, for noise has all colours.
+    """
+    if white <= 0:
         return False
-    red, green, blue = (values[:, c].astype(np.float32) / np.float32(white) for c in range(3))
+    blurred = ndimage.uniform_filter(image.astype(np.float32), size=(_BLUR, _BLUR, 1))
+    red, green, blue = np.moveaxis(blurred[::_EVERY, ::_EVERY] / np.float32(white), 2, 0)
     brown = (green - blue > BROWN) & (red - green > BROWN)
     return bool(brown.mean() > LEAST)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_deepretina.data.channels import as_channels, check_image, overview
-from napari_deepretina.data.deconvolution import DAB, HAEMATOXYLIN, densities, shows_brown
+from napari_deepretina.data.deconvolution import STAINS, densities, shows_brown
 from napari_deepretina.data.percentiles import percentiles
 from napari_deepretina.errors import UserError
 
@@ -50,11 +50,6 @@ LEAST = 0.02
 _LEVELS = 64
 _SEEN = 256
 _NAMES = ("red", "green", "blue")
-STAINS = {
-    "haematoxylin": ((HAEMATOXYLIN,), "only haematoxylin is looked at, without other stains"),
-    "haematoxylin+brown": ((HAEMATOXYLIN, DAB), "haematoxylin and the brown stain are looked at together"),
-}
-"""Stains of nuclei that can be looked at by themselves, and what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +142,7 @@ def readings(image: Any) -> list[Reading]:
         return [NOTHING]
     colours = values.shape[2] == 3
     if values.shape[2] == 1 or (colours and not _on_dark_ground(inside[:: every * every])):
-        found = [*_ranges(inside), *(_stains_apart(inside) if colours else ())]
+        found = [*_ranges(inside), *(_stains_apart(values, inside) if colours else ())]
     else:
         found = _channels_apart(inside, _NAMES if colours else None)
     return [_with_blank(r, blank) for r in found]
@@ -383,10 +378,15 @@ def _channels_apart(inside: NDArray[Any], names: Sequence[str] | None) -> list[R
     return found
 
 
-def _stains_apart(inside: NDArray[Any]) -> list[Reading]:
-    """Of brown slides, values (N, 3): haematoxylin, and it with DAB, for markers that lie in nuclei."""
+def _stains_apart(image: NDArray[Any], inside: NDArray[Any]) -> list[Reading]:
+    """Of brown slides: haematoxylin, and it with DAB, for markers that lie in nuclei.
+
+    Parameters
+    ----------
+    inside : (N, 3) values of the image (H, W, 3) where it shows something.
+    """
     white = percentiles(inside, (HIGH,))[0]
-    if not shows_brown(inside, white):
+    if not shows_brown(image, white):
         return []
     found = densities(inside, white)
     return [r for name in STAINS if (r := _of_stains(found, white, name)) is not NOTHING]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import as_channels, check_image, overview
-from napari_deepretina.data.reading import STAINS, Reading, read_plainly, read_stains, readings
+from napari_deepretina.data.deconvolution import STAINS
+from napari_deepretina.data.reading import Reading, read_plainly, read_stains, readings
 from napari_deepretina.data.tissue import shows_tissue
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.plan import Plan, make_plan

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_deepretina.data.channels import check_image, overview
+from napari_deepretina.data.deconvolution import STAINS
 from napari_deepretina.data.picture import Picture
-from napari_deepretina.data.reading import STAINS, readings
+from napari_deepretina.data.reading import readings
 from napari_deepretina.data.regions import with_regions
 from napari_deepretina.document.measure import channels_of, joined, measure_instances
 from napari_deepretina.document.records import Nucleus, better, known_columns, records_of
