@@ -36,10 +36,10 @@ def test_stains_can_be_asked_for(nuclei_model):
     assert [one.count for one in both] == [found.count] * 2
 
 
-def test_planes_of_a_stack_are_read_alike(default_model):
+def test_planes_of_a_stack_are_read_alike(nuclei_model):
     pale = np.full_like(PART, 240)
     pale[100:120, 100:120] = 200
-    done = segment_stack(np.stack([PART, pale, PART[::-1]]), "ZYXC", model=default_model)
+    done = segment_stack(np.stack([PART, pale, PART[::-1]]), "ZYXC", model=nuclei_model)
     assert done.settings.intensity == "haematoxylin"
     assert ALONE in done.notes
     assert not any("specialist" in plane.weights for plane in done.planes.values())

@@ -388,41 +388,41 @@ def test_stacks_of_a_channel_are_the_same_in_every_order(names):
     assert np.array_equal(np.asarray(stack.picture.pixels), data[1])
 
 
-def test_small_nuclei_are_looked_at_once_more_enlarged(default_model):
+def test_small_nuclei_are_looked_at_once_more_enlarged(nuclei_model):
     image, truth = synthetic_nuclei((520, 560), 260, diameter=13, seed=2)
-    plain, adapted = (segment(image, model=default_model, adapt=a) for a in (False, True))
-    assert (plain.prediction.plan.scale, plain.prediction.notes) == (1.0, [])
-    assert 1.3 < adapted.prediction.plan.scale <= 2.0
+    plain, adapted = (segment(image, model=nuclei_model, adapt=a) for a in (False, True))
+    assert (plain.prediction.plan.scale, plain.prediction.notes) == (0.6, [])
+    assert 0.8 < adapted.prediction.plan.scale <= 1.2
     assert "nuclei are small" in adapted.prediction.notes[0]
     hits = [len(match(truth, found.labels).hits(0.7)) for found in (plain, adapted)]
     assert hits[1] > hits[0]
     # in batches and in tiles the same
-    together = segment_together([image, image[::-1]], default_model, SegmentSettings())
+    together = segment_together([image, image[::-1]], nuclei_model, SegmentSettings())
     assert [t.prediction.plan.scale for t in together] == pytest.approx(
         [adapted.prediction.plan.scale] * 2, rel=0.05
     )
-    tiled = segment(image, model=default_model, tile=256)
+    tiled = segment(image, model=nuclei_model, tile=256)
     assert tiled.prediction.plan.scale == pytest.approx(adapted.prediction.plan.scale, rel=0.15)
     assert len(match(truth, tiled.labels).hits(0.7)) > hits[0]
     # what is kept for tuning besides changes nothing
-    tunable = drain(segment_steps(image, default_model, SegmentSettings(), tunable=True))
+    tunable = drain(segment_steps(image, nuclei_model, SegmentSettings(), tunable=True))
     assert tunable.prediction.plan.scale == adapted.prediction.plan.scale
     assert np.array_equal(tunable.labels, adapted.labels)
     # a person's word counts; nuclei of the usual size are looked at once
-    assert segment(image, model=default_model, diameter=28.4).prediction.plan.scale == 1.0
-    assert segment(FIELD[0], model=default_model).prediction.notes == []
+    assert segment(image, model=nuclei_model, diameter=28.4).prediction.plan.scale == pytest.approx(0.6)
+    assert segment(FIELD[0], model=nuclei_model).prediction.notes == []
 
 
-def test_large_nuclei_are_looked_at_once_more_reduced(default_model):
+def test_large_nuclei_are_looked_at_once_more_reduced(nuclei_model):
     image, truth = synthetic_nuclei((1024, 1100), 14, diameter=190, seed=2)
-    plain, adapted = (segment(image, model=default_model, adapt=a) for a in (False, True))
-    assert (plain.prediction.plan.scale, plain.prediction.notes) == (1.0, [])
-    assert 0.2 < adapted.prediction.plan.scale < 0.5
+    plain, adapted = (segment(image, model=nuclei_model, adapt=a) for a in (False, True))
+    assert (plain.prediction.plan.scale, plain.prediction.notes) == (0.6, [])
+    assert 0.1 < adapted.prediction.plan.scale < 0.3
     assert "nuclei are large: looked again at" in adapted.prediction.notes[0]
     hits = [len(match(truth, found.labels).hits(0.7)) for found in (plain, adapted)]
     assert hits[1] >= hits[0]
-    tiled = segment(image, model=default_model, tile=512)
-    assert tiled.prediction.plan.scale < 0.6
+    tiled = segment(image, model=nuclei_model, tile=512)
+    assert tiled.prediction.plan.scale < 0.4
     assert "nuclei are large" in tiled.prediction.notes[0]
 
 

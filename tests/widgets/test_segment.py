@@ -333,6 +333,7 @@ def test_a_large_image_fills_tile_by_tile(viewer, qtbot, monkeypatch):
     image = dask.array.from_array(np.tile(piece, (3, 3)), chunks=512)
     viewer.add_image(image, name="slide", contrast_limits=(0, 255))
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
+    widget.weights.value = "nuclei-small"
     widget.use_defaults({"tile": 256})
     widget.run()
     qtbot.waitUntil(lambda: "slide so far" in viewer.layers, timeout=60_000)
