@@ -303,8 +303,9 @@ def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_wei
     command = ["-m", "napari_deepretina", "segment", str(folder), "--weights", str(tiny_weights)]
     command += ["--device", "cpu", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell may have it ignored
+    )  # fmt: skip
     for line in process.stdout:
         if line.startswith("[3/30]"):
             break
