@@ -1,6 +1,7 @@
 """What a person meets who never saw the plugin: by clicks and keys alone, from a sample to the next image."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from napari_deepretina._widgets import memory, presets
 from napari_deepretina._widgets.dock import Dock, page_text
 from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.placing import AXES
-from napari_deepretina._widgets.remedies import FEW, lower_score
+from napari_deepretina._widgets.remedies import FEW, half_the_size, lower_score
 from napari_deepretina.cli import main
 from napari_deepretina.data.regions import read_regions, to_geojson
 from napari_deepretina.data.synthetic import synthetic_nuclei
+from napari_deepretina.inference.segment import segment
 
 DOCKS = ("Segment nuclei", "Tune", "Train", "Inspect")
 
@@ -165,6 +167,20 @@ def test_lower_scores_are_counted(nuclei_model, field):
     assert score == 0.6
     assert abs(count - usual.count) <= 2
     assert lower_score(usual) is None
+
+
+def test_only_what_was_not_enlarged_can_be(nuclei_model):
+    usual = segment(
+        synthetic_nuclei((400, 400), 30, diameter=26)[0], model=nuclei_model, weights="nuclei-small"
+    )
+    assert half_the_size(usual) == 11  # the image is enlarged to 512 pixels
+    small = segment(
+        synthetic_nuclei((400, 400), 90, diameter=12)[0], model=nuclei_model, weights="nuclei-small"
+    )
+    assert "looked again" in small.prediction.notes[0]
+    assert half_the_size(small) is None
+    asked = replace(usual, settings=usual.settings.model_copy(update={"diameter": 30.0}))
+    assert half_the_size(asked) is None
 
 
 def test_docks_open_as_tabs_and_come_back(viewer, qtbot):

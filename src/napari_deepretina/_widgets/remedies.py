@@ -38,18 +38,22 @@ def lower_score(result: Any) -> tuple[float, int] | None:
 
 
 def half_the_size(result: Any) -> int | None:
-    """Diameter to look with for nuclei too small to be found, in pixels; None where one was given already.
+    """Diameter to look with for nuclei too small to be found, in pixels.
 
-    Such nuclei are half as large as those that the network knows, at the scale at which it looked.
+    Such nuclei are half as large as those that the network knows, at the scale at which it looked. None where
+    a diameter was given, or where the image was looked at enlarged already.
     """
     prediction = getattr(result, "prediction", None)
     if prediction is None or result.settings.diameter is not None:
         return None
     try:
-        known = read_info(find(result.settings.weights)).diameter
+        info = read_info(find(result.settings.weights))
     except UserError:  # the file is gone
         return None
-    return round(known / prediction.plan.scale / 2)
+    plan = prediction.plan
+    if plan.scale > info.architecture.usual_scale(plan.shape):
+        return None
+    return round(info.diameter / plan.scale / 2)
 
 
 def is_few(result: Any, lower: tuple[float, int] | None) -> bool:
