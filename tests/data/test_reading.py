@@ -164,6 +164,19 @@ def test_stains_are_read_beside_padding_in_16_bits_and_in_parts():
     assert np.array_equal(found(wide[50:90, 60:200]), read[50:90, 60:200])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_stains_beside_values_that_are_none(value):
+    image = slide(DEPTH, 0.065 - DEPTH).astype(np.float64) / 255
+    (plain,) = (r for r in readings(image) if r.stains == (0,))
+    image[:3, :3] = value
+    (found,) = (r for r in readings(image) if r.stains == (0,))
+    read = found(image)
+    assert np.isfinite(read).all()
+    assert np.abs(read[20:] - plain(image)[20:]).mean() < 0.02
+    image[:3, :3] = 1e300
+    assert all(np.isfinite(r(image)).all() for r in readings(image))
+
+
 def test_stains_of_any_colours_can_be_asked_for():
     pink = slide(DEPTH, 0.0, 0.03)
     assert np.median(read_stains(pink, "haematoxylin")(pink)[SOME > 0]) > 0.6

@@ -37,8 +37,9 @@ def densities(values: NDArray[Any], white: float) -> NDArray[np.float32]:
     """
     from skimage.color import rgb2hed
 
-    light = np.clip(values.astype(np.float32) / np.float32(white), DARKEST, 1)
-    return np.asarray(rgb2hed(light), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        light = np.clip(values.astype(np.float32) / np.float32(white), DARKEST, 1)
+        return np.asarray(rgb2hed(light), np.float32)
 
 
 def shows_brown(image: NDArray[Any], white: float) -> bool:
@@ -48,7 +49,8 @@ def shows_brown(image: NDArray[Any], white: float) -> bool:
     """
     if white <= 0:
         return False
-    blurred = ndimage.uniform_filter(image.astype(np.float32), size=(_BLUR, _BLUR, 1))
-    red, green, blue = np.moveaxis(blurred[::_EVERY, ::_EVERY] / np.float32(white), 2, 0)
+    light = np.nan_to_num(np.clip(image / white, 0, 1), nan=1.0).astype(np.float32)
+    blurred = ndimage.uniform_filter(light, size=(_BLUR, _BLUR, 1))[::_EVERY, ::_EVERY]
+    red, green, blue = np.moveaxis(blurred, 2, 0)
     brown = (green - blue > BROWN) & (red - green > BROWN)
     return bool(brown.mean() > LEAST)

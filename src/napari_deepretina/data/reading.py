@@ -341,7 +341,7 @@ def _is_padding(here: NDArray[np.bool_], rest: NDArray[np.bool_]) -> bool:
 
 def _coloured(inside: NDArray[Any]) -> bool:
     low, high = percentiles(inside, (LOW, HIGH))
-    channels = [inside[:, c].astype(np.float32) for c in range(inside.shape[1])]
+    channels = list(inside.astype(np.promote_types(inside.dtype, np.float32)).T)
     spread = np.maximum.reduce(channels) - np.minimum.reduce(channels)
     return bool(high > low and float(spread.mean()) > CHROMA * (high - low))
 
