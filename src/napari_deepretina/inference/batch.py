@@ -90,11 +90,7 @@ def segment_files(
     """
     if problem := _in_the_way(places, sources, Ledger(places.out), standing):
         raise UserError(problem)  # before anything is made
-    model = (
-        load_model(settings.weights)  # a cluster's workers have devices of their own
-        if scheduler
-        else load_model(settings.weights, resolve_device(settings.device), settings.precision)
-    )
+    model = _model(settings, scheduler)
     with protected(*(s.path for s in sources)), sole_use(places.hidden, of=places.out):
         sweep_parts(places.out)
         ledger = Ledger(places.out)
@@ -110,10 +106,7 @@ def segment_files(
         if result.before:
             yield Progress(0.0, f"{result.before} of {len(sources)} images were done before")
         run = _Run(places, settings, model, journal, ledger, result, len(sources))
-        where: AbstractContextManager[Engine] = (
-            cluster(model, scheduler, settings.device, settings.precision) if scheduler else threads(model)
-        )
-        with where as engine:
+        with _engine(model, settings, scheduler) as engine:
             yield from run.go([s for s in sources if s.name not in result.done], engine)
         order = {s.name: k for k, s in enumerate(sources)}
         records = sorted(result.done.values(), key=lambda r: order[r.name])
@@ -122,6 +115,20 @@ def segment_files(
         _write_run(places, settings, model.info, run.told(), records, more)
         remove(places.hidden / "tiles")
     return result
+
+
+def _model(settings: SegmentSettings, scheduler: str) -> LoadedModel:
+    """The weights that are asked for; a cluster's workers have devices of their own."""
+    if scheduler:
+        return load_model(settings.weights)
+    return load_model(settings.weights, resolve_device(settings.device), settings.precision)
+
+
+def _engine(model: LoadedModel, settings: SegmentSettings, scheduler: str) -> AbstractContextManager[Engine]:
+    """What does the work: a cluster, or threads of this process."""
+    if scheduler:
+        return cluster(model, scheduler, settings.device, settings.precision)
+    return threads(model)
 
 
 def _done_before(
