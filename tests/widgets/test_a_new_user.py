@@ -15,7 +15,7 @@ from napari_deepretina._widgets import memory, presets
 from napari_deepretina._widgets.dock import Dock, page_text
 from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina._widgets.placing import AXES
-from napari_deepretina._widgets.remedies import FEW, half_the_size, lower_score
+from napari_deepretina._widgets.remedies import FEW, half_the_size, is_few, lower_score
 from napari_deepretina.cli import main
 from napari_deepretina.data.regions import read_regions, to_geojson
 from napari_deepretina.data.synthetic import synthetic_nuclei
@@ -167,6 +167,14 @@ def test_lower_scores_are_counted(nuclei_model, field):
     assert score == 0.6
     assert abs(count - usual.count) <= 2
     assert lower_score(usual) is None
+
+
+def test_a_region_of_tissue_is_not_judged_by_the_whole_image(default_model):
+    found = segment(skimage.data.immunohistochemistry(), model=default_model, specialist="always")
+    assert found.count >= FEW
+    assert is_few(found, None)
+    for told in ({"regions": "regions.geojson"}, {"diameter": 20.0}):
+        assert not is_few(replace(found, settings=found.settings.model_copy(update=told)), None)
 
 
 def test_only_what_was_not_enlarged_can_be(nuclei_model):

@@ -10,9 +10,9 @@ from napari_deepretina.errors import UserError
 from napari_deepretina.model.weights import find, read_info
 from napari_deepretina.postprocess.nms import nms
 
-FEW, LITTLE = 5, 0.03
+FEW, SOME, LITTLE = 5, 50, 0.03
 """Fewer nuclei than these in an image look like a failure, and in stained tissue, which is made of cells,
-nuclei that cover a smaller share of it."""
+fewer than some that cover a smaller share of it: a slide may be empty for the most part."""
 MOST_LOOKED_AT = 20_000
 LOWER = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Scores that may be proposed."""
@@ -63,8 +63,10 @@ def is_few(result: Any, lower: tuple[float, int] | None) -> bool:
 
 def _leaves_tissue_empty(result: Any) -> bool:
     """Whether a specialist for tissue found little in an image that it looked at with no diameter given."""
-    if "specialist" not in result.weights or getattr(result, "prediction", None) is None:
+    prediction, asked = getattr(result, "prediction", None), result.settings
+    if "specialist" not in result.weights or prediction is None or result.count >= SOME:
         return False
-    height, width = result.prediction.plan.shape
-    covered = int(result.instances.areas.sum())
-    return result.settings.diameter is None and covered < LITTLE * height * width
+    if asked.diameter is not None or asked.regions is not None:
+        return False
+    height, width = prediction.plan.shape
+    return bool(result.instances.areas.sum() < LITTLE * height * width)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from napari_deepretina.data.deconvolution import DARKEST
+from napari_deepretina.data.deconvolution import densities
 from napari_deepretina.data.reading import CHROMA
 
 BRIGHT_GROUND = 0.4
@@ -79,13 +79,11 @@ def painted_brown(view: Tensor, labels: NDArray[np.int32], rng: np.random.Genera
     return _rgb_of(result)
 
 
-def _stains_of(view: Tensor) -> NDArray[np.float64]:
-    from skimage.color import rgb2hed
-
-    return np.asarray(rgb2hed(np.clip(view.numpy().transpose(1, 2, 0), DARKEST, 1)))
+def _stains_of(view: Tensor) -> NDArray[np.float32]:
+    return densities(view.numpy().transpose(1, 2, 0), 1.0)
 
 
-def _rgb_of(stains: NDArray[np.float64]) -> Tensor:
+def _rgb_of(stains: NDArray[np.float32]) -> Tensor:
     from skimage.color import hed2rgb
 
     return torch.from_numpy(np.asarray(hed2rgb(stains), np.float32).transpose(2, 0, 1))
