@@ -68,8 +68,9 @@ def tiny_architecture():
     from napari_deepretina.model.architecture import Architecture
 
     return Architecture(
-        backbone="resnet18", fpn_channels=16, box_units=16, mask_convs=1, mask_channels=8, short_side=64
-    )
+        backbone="resnet18", width=1 / 8, fpn_channels=16, box_units=16, mask_convs=1, mask_channels=8,
+        short_side=64,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -188,8 +188,9 @@ def tiny():
     from napari_deepretina.model.architecture import Architecture
 
     return Architecture(
-        backbone="resnet18", fpn_channels=8, box_units=8, mask_convs=1, mask_channels=8, short_side=64
-    )
+        backbone="resnet18", width=1 / 16, fpn_channels=8, box_units=8, mask_convs=1, mask_channels=8,
+        short_side=64,
+    )  # fmt: skip
 
 
 @functools.cache

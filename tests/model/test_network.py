@@ -66,9 +66,13 @@ def batch(n=2, size=128, seed=0):
     return images, [target_of(labels) for _, labels in fields]
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101"])
-def test_every_backbone_learns_and_detects(backbone, tiny_architecture):
-    network = build(tiny_architecture.model_copy(update={"backbone": backbone}), seed=1)
+@pytest.mark.parametrize(
+    ("backbone", "width"),
+    [("resnet18", 1), ("resnet34", 1 / 16), ("resnet50", 1), ("resnet101", 1 / 4), ("resnet18", 1 / 64)],
+)
+def test_every_backbone_learns_and_detects(backbone, width, tiny_architecture):
+    network = build(tiny_architecture.model_copy(update={"backbone": backbone, "width": width}), seed=1)
+    assert network.backbone.body.conv1.out_channels == 64 * width
     images, truth = batch(1, 64)
     losses = network.train()(images, truth)
     assert set(losses) == {

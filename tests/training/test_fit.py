@@ -173,6 +173,10 @@ def test_starting_points(recipe, tmp_path, tiny_weights, monkeypatch):
 
     expected = resnet18(weights=None).state_dict()
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, **_: dict(expected))
+    with pytest.raises(UserError, match=r"resnet18 of 0\.125 times its width; use width 1"):
+        starting_point("imagenet", recipe)
+    wide = recipe.architecture.model_copy(update={"width": 1.0})
+    recipe = recipe.model_copy(update={"architecture": wide})
     started, _ = starting_point("imagenet", recipe)
     assert torch.equal(started.backbone.body.conv1.weight, expected["conv1.weight"])
 

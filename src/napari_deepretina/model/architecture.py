@@ -41,6 +41,10 @@ class Architecture(BaseModel):
     backbone: Backbone = "resnet50"
     classes: tuple[str, ...] = Field(default=("nucleus",), min_length=1)
     """Names of the object classes; class ids start at 1, 0 is background."""
+    width: float = Field(default=1.0, gt=0, le=1, multiple_of=1 / 64)
+    """Width multiplier of torchvision's backbones: the share of their usual channels that each layer has.
+
+    Narrow ones learn and detect faster; nobody published weights for them. See Howard et al. 2017."""
     body_widths: tuple[Width, ...] = Field(
         default=(64, 64, 256, 128, 512, 256, 1024, 512, 2048), min_length=9, max_length=9
     )

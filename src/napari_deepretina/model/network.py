@@ -20,6 +20,26 @@ from napari_deepretina.model.regions import RegionHeads
 from napari_deepretina.model.targets import Target
 
 
+def _body(architecture: Architecture) -> resnet.ResNet:
+    """The backbone with random weights, as wide as the architecture says."""
+    make, width = getattr(resnet, architecture.backbone), architecture.width
+    if width == 1:
+        return cast(resnet.ResNet, make(weights=None))
+    with torch.device("meta"):
+        body: resnet.ResNet = make(weights=None)
+    for module in list(body.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, nn.BatchNorm2d(int(layer.num_features * width)))
+            elif isinstance(layer, nn.Conv2d):
+                inputs = layer.in_channels if layer is body.conv1 else int(layer.in_channels * width)
+                outputs, side = int(layer.out_channels * width), layer.kernel_size
+                new = nn.Conv2d(inputs, outputs, side, layer.stride, layer.padding, bias=False)
+                nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+                setattr(module, name, new)
+    return body
+
+
 class MaskRCNN(nn.Module):
     """The network in training: called it answers losses; `for_inference` gives what detects.
 
@@ -29,8 +49,8 @@ class MaskRCNN(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        body = getattr(resnet, architecture.backbone)(weights=None)
-        widths = [body.inplanes // 8 * 2**i for i in range(4)]
+        body = _body(architecture)
+        widths = [int(body.inplanes * architecture.width) // 8 * 2**i for i in range(4)]
         self.backbone = BackboneWithFPN(
             body,
             {f"layer{i + 1}": str(i) for i in range(4)},

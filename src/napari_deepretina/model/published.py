@@ -158,6 +158,11 @@ def start_from_published(kind: str, network: Network) -> WeightsInfo:
         weights = read_keras(fetch(MATTERPORT[kind]))
         left = set() if architecture.classes == COCO_NAMES else set(HEADS)
         fill(network, weights, left=left, partly=True)
+    elif architecture.width != 1:
+        raise UserError(
+            f"torchvision published no weights for a {architecture.backbone} of {architecture.width:g} times "
+            "its width; use width 1, or start from 'random'"
+        )
     elif kind == IMAGENET:
         body = torchvision_state(architecture.backbone)
         network.backbone.get_submodule("body").load_state_dict(
