@@ -41,11 +41,11 @@ RNG = np.random.default_rng(0)
 def prepare(arguments: argparse.Namespace) -> None:
     """Write arrays that need no reader of ours."""
     from napari_deepretina.data import Subset, open_dataset
-    from napari_deepretina.training.run import _weighted
+    from napari_deepretina.training.asked import weighted
 
     index: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     for text in arguments.data:
-        path, weight = _weighted(text)
+        path, weight = weighted(text)
         dataset, split = open_dataset(path)
         if split is None:
             raise SystemExit(f"{path} has no split")

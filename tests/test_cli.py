@@ -297,7 +297,7 @@ def test_a_run_is_replayed_from_any_folder(tmp_path, tiny_weights, monkeypatch):
 def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_weights, number, status):
     folder = tmp_path / "in"
     folder.mkdir()
-    for k in range(30):
+    for k in range(14):
         write_image(synthetic_nuclei((140, 140), 6, seed=k)[0], folder / f"{k:02}.tif")
     out = tmp_path / "out"
     command = ["-m", "napari_deepretina", "segment", str(folder), "--weights", str(tiny_weights)]
@@ -307,7 +307,7 @@ def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_wei
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell may have it ignored
     )  # fmt: skip
     for line in process.stdout:
-        if line.startswith("[3/30]"):
+        if line.startswith("[3/14]"):
             break
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -315,10 +315,10 @@ def test_a_signal_ends_a_folder_cleanly_and_it_can_be_resumed(tmp_path, tiny_wei
     assert err.splitlines()[-1].endswith("what is done is kept")
     assert "Traceback" not in err
     done = len(list(out.glob("*.tif")))
-    assert 3 <= done < 30
+    assert 3 <= done < 14
     assert not [p for p in out.rglob("*") if ".part." in p.name]
     assert main([*command[2:], "--resume", "--quiet"]) == 0
-    assert len(list(out.glob("*.tif"))) == 30
+    assert len(list(out.glob("*.tif"))) == 14
 
 
 def test_names_do_not_run_as_formulas_in_a_spreadsheet(tmp_path, tiny_weights):

@@ -84,7 +84,7 @@ def seam_nuclei(labels, side, origin):
 
 
 def test_large_images_are_cut_by_themselves(nuclei_model):
-    image, truth = synthetic_nuclei((1200, 1500), 500, diameter=26, seed=3)
+    image, truth = synthetic_nuclei((900, 1300), 350, diameter=26, seed=3)
     settings = make_settings(tile=256)
     plan = make_plan(image.shape, nuclei_model.info.architecture, trained_diameter=30)
     assert needs_tiles(plan, 256)
@@ -130,11 +130,11 @@ class Lazy:
         raise AssertionError("the whole image was read")
 
 
-def test_a_lazy_image_is_read_tile_by_tile(default_model):
+def test_a_lazy_image_is_read_tile_by_tile(nuclei_model):
     image, _ = synthetic_nuclei((850, 850), 120, diameter=26, seed=5)
     lazy = Lazy(image)
-    found = segment(lazy, model=default_model, tile=256)
-    assert np.array_equal(found.labels, segment(image, model=default_model, tile=256).labels)
+    found = segment(lazy, model=nuclei_model, tile=192)
+    assert np.array_equal(found.labels, segment(image, model=nuclei_model, tile=192).labels)
     assert 0 < lazy.largest <= 720**2
 
 
@@ -181,17 +181,9 @@ def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
     root.attrs.update({"multiscales": [told]} if version == 2 else {"ome": {"multiscales": [told]}})
     out = tmp_path / "out"
     command = [
-        "segment",
-        str(folder),
-        "--out",
-        str(out),
-        "--channel",
-        "0",
-        "--tile",
-        "256",
-        "--device",
-        "cpu",
-    ]
+        "segment", str(folder), "--out", str(out), "--channel", "0", "--tile", "192", "--device", "cpu",
+        "--weights", "nuclei-small",
+    ]  # fmt: skip
     assert main(command) == 0
     labels = tifffile.imread(out / "slide.tif")
     assert labels.shape == image.shape
@@ -199,11 +191,11 @@ def test_ome_zarr_is_segmented_from_the_command_line(tmp_path, version, capsys):
     assert "tiles" in json.loads((out / "run.json").read_text())["notes"][0]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(default_model, tmp_path):
-    options = {"side": 256, "keep": tmp_path / "tiles"}
+def test_an_interrupted_run_goes_on_where_it_stopped(nuclei_model, tmp_path):
+    options = {"side": 128, "keep": tmp_path / "tiles"}
     options |= AS_IT_IS
-    whole = drain(predict_tiled(default_model, IMAGE, side=256, **AS_IT_IS))
-    steps = predict_tiled(default_model, IMAGE, **options)
+    whole = drain(predict_tiled(nuclei_model, IMAGE, side=128, **AS_IT_IS))
+    steps = predict_tiled(nuclei_model, IMAGE, **options)
     finished = []
     while len(finished) < 2:
         step = next(steps)
@@ -212,14 +204,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(default_model, tmp_path):
     kept = sorted((tmp_path / "tiles").glob("*/*.npz"))
     assert len(kept) == 2
     kept[1].write_bytes(kept[1].read_bytes()[:100])  # a damaged one is done again
-    again = drain(predict_tiled(default_model, IMAGE, **options))
+    again = drain(predict_tiled(nuclei_model, IMAGE, **options))
     assert "1 tiles were done before" in again.notes
     for name in ("boxes", "scores", "masks", "tiles"):
         assert np.array_equal(getattr(again.raw, name), getattr(whole.raw, name))
     assert not list((tmp_path / "tiles").iterdir())
     # another image, or other settings, never meet its tiles
-    next(s for s in predict_tiled(default_model, IMAGE, **options) if s.patch)
-    other = drain(predict_tiled(default_model, IMAGE[::-1], **options))
+    next(s for s in predict_tiled(nuclei_model, IMAGE, **options) if s.patch)
+    other = drain(predict_tiled(nuclei_model, IMAGE[::-1], **options))
     assert not any("done before" in n for n in other.notes)
 
 

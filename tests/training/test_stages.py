@@ -332,15 +332,18 @@ def test_two_processes_learn_as_one(tiny_architecture, tiny_weights, tmp_path):
     common += ["--weights", str(tiny_weights)]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *common]
     curves = {}
-    starts = {"one": [*common, "--devices", "1"], "two": [*common, "--devices", "2"], "run": torchrun}
+    here = ["--out", str(tmp_path / "one"), "--device", "cpu", "--devices", "1"]
+    starts = {"two": [*common, "--devices", "2"], "run": torchrun}
     running = {}
     for name, start in starts.items():  # all at once: most of their time they start up
         command = [sys.executable, *start, "--out", str(tmp_path / name), "--device", "cpu"]
         running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for name, process in running.items():
-        out = tmp_path / name
+    assert main([*common[2:], *here]) == 0
+    for process in running.values():
         told, _ = process.communicate(timeout=240)
         assert process.returncode == 0, told[-2000:]
+    for name in ("one", *running):
+        out = tmp_path / name
         curves[name] = np.array([e["loss"] for e in events(out, "train")])
         assert len(events(out, "end")) == 1
         assert (out / "weights.safetensors").exists()

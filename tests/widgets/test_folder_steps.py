@@ -12,6 +12,8 @@ from napari_deepretina._widgets.document_view import view_of
 from napari_deepretina.cli import main
 from napari_deepretina.data.synthetic import synthetic_nuclei
 
+SMALL = ("--weights", "nuclei-small")
+
 
 @pytest.fixture(scope="module")
 def images():
@@ -28,6 +30,7 @@ def folder(tmp_path, images):
 class Steps:
     def __init__(self, panel, folder):
         self.panel, self.steps = panel, panel.widget.folder.steps
+        panel.widget.weights.value = "nuclei-small"
         panel.widget.folder.folder.value = folder
 
     def press(self, name):
@@ -82,7 +85,7 @@ def test_a_folder_is_corrected_image_by_image(panel, folder, capsys):
     assert told["f0"]["review"] == {"nuclei": 1, "of": count, "done": True, "changed": True}
     # neither going on nor beginning anew touches what a person corrected
     for how in ("--resume", "--overwrite"):
-        assert main(["segment", str(folder), "--beside", how, "--score", "0.5"]) in (0, 2)
+        assert main(["segment", str(folder), "--beside", how, "--score", "0.5", *SMALL]) in (0, 2)
         assert np.array_equal(tifffile.imread(folder / "f0_nuclei.tif"), written)
     assert summary(folder)["f0"]["reviewed"] == "yes"
     assert summary(folder)["f2"]["reviewed"] == "no"
@@ -100,7 +103,7 @@ def test_a_folder_is_corrected_image_by_image(panel, folder, capsys):
 
 
 def test_results_of_a_run_are_corrected(panel, folder):
-    assert main(["segment", str(folder), "--beside", "--format", "labels,features,coco"]) == 0
+    assert main(["segment", str(folder), "--beside", "--format", "labels,features,coco", *SMALL]) == 0
     before = tifffile.imread(folder / "f0_nuclei.tif")
     steps = Steps(panel, folder)
     for kind in ("features", "coco"):

@@ -145,16 +145,19 @@ def test_what_cannot_work_is_told(trainer, tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             checked_name(name)
-    trainer.widget.add_data(str(tmp_path / "gone"))
+    trainer.widget.add_data(str(tmp_path / "gone@3"))
     trainer.widget.name.value = "fails"
+    for button in ("start", "forecast"):
+        trainer.press(button)
+        assert "gone does not exist" in trainer.told()
+    assert not (runs_folder() / "fails").exists()
+    (tmp_path / "gone").mkdir()
     trainer.press("start")
-    trainer.wait(lambda: "does not exist" in trainer.told())
+    trainer.wait(lambda: "holds no annotated images" in trainer.told())
     assert trainer.widget.name.value != "fails"  # a fresh one
     trainer.widget.name.value = "fails"
     trainer.press("start")
     assert "There is a run 'fails' already" in trainer.told()
-    trainer.press("forecast")
-    trainer.wait(lambda: "does not exist" in trainer.told())
 
 
 def test_layers_become_samples_whole_or_where_they_were_edited(trainer):

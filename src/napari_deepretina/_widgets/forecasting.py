@@ -10,7 +10,7 @@ from napari.qt.threading import create_worker
 from qtpy.QtCore import QObject, Signal
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.training.asked import Asked, read_record
+from napari_deepretina.training.asked import Asked, read_record, weighted
 from napari_deepretina.training.watch import forecast_run
 
 
@@ -47,6 +47,16 @@ def _asked(arguments: list[str]) -> tuple[str, str]:
         return forecast_run(arguments), ""
     except UserError as error:
         return "", str(error)
+
+
+def existing(sets: list[str]) -> list[str]:
+    """The same data sets, each with its weight; UserError if there is none, or one does not exist."""
+    if not sets:
+        raise UserError("add annotated images first: two layers, a folder, a zip or a COCO file")
+    for path, _ in map(weighted, sets):
+        if not Path(path).exists():
+            raise UserError(f"{path} does not exist: remove it from the list, or add it from where it is now")
+    return sets
 
 
 def recorded(folder: Path) -> Asked | None:

@@ -25,7 +25,7 @@ from napari_deepretina._widgets.closing import ask_about_run
 from napari_deepretina._widgets.curves import CurvesWidget
 from napari_deepretina._widgets.dock import Dock
 from napari_deepretina._widgets.fitting import elide_lists, scrolled, tab_in_order
-from napari_deepretina._widgets.forecasting import Forecaster, recorded, resume_arguments
+from napari_deepretina._widgets.forecasting import Forecaster, existing, recorded, resume_arguments
 from napari_deepretina._widgets.run_layers import RunLayers
 from napari_deepretina._widgets.sample_box import SampleBox
 from napari_deepretina._widgets.segment import SegmentWidget
@@ -217,9 +217,7 @@ class TrainWidget(Dock):
 
     def _arguments(self) -> list[str]:
         """What the form asks for, as the command takes it."""
-        data = self.chosen_data()
-        if not data:
-            raise UserError("add annotated images first: two layers, a folder, a zip or a COCO file")
+        data = existing(self.chosen_data())
         if self.start_from.value == FILE:
             raise UserError("choose the weights to start from")
         start = [] if self.start_from.value == AS_RECIPE else ["--weights", self.start_from.value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,10 +82,16 @@ def read_record(folder: Path) -> tuple[Asked, dict[str, Any]]:
         raise UserError(f"{path} is damaged: give recipe and data as well (--data)") from None
 
 
+def weighted(text: str) -> tuple[str, int]:
+    """Path and weight of ``PATH@3``, which is shown three times as often; a file of that very name wins."""
+    match = re.fullmatch(r"(.+)@([1-9]\d*)", text)
+    return (text, 1) if match is None or expanded(text).exists() else (match[1], int(match[2]))
+
+
 def _lasting(text: str) -> str:
     """An existing path made absolute; names, and weights of sets (``PATH@3``), stay."""
-    path, at, weight = text.rpartition("@")
-    if at and weight.isdecimal() and not expanded(text).exists():
+    path, weight = weighted(text)
+    if path != text:
         return f"{_lasting(path)}@{weight}"
     place = expanded(text)
     return str(place.absolute()) if place.exists() else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from napari_deepretina.inference.device import resolve_device
 from napari_deepretina.lock import refuse_if_in_use
 from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.network import Network
-from napari_deepretina.training.asked import NOTHING, RECORD, Asked
+from napari_deepretina.training.asked import NOTHING, RECORD, Asked, weighted
 from napari_deepretina.training.check import check_data
 from napari_deepretina.training.events import Tell
 from napari_deepretina.training.fit import fit
@@ -269,9 +268,7 @@ def _title(source: Source) -> str:
 
 
 def _weighted(source: Source) -> tuple[Source, int]:
-    """Path and weight of ``PATH@3``; a file of that very name wins."""
-    match = re.fullmatch(r"(.+)@([1-9]\d*)", source) if isinstance(source, str) else None
-    return (source, 1) if match is None or Path(str(source)).exists() else (match[1], int(match[2]))
+    return weighted(source) if isinstance(source, str) else (source, 1)
 
 
 def class_names(dataset: Dataset) -> tuple[str, ...]:
