@@ -1,13 +1,21 @@
-"""Whether an image shows stained tissue."""
+"""Whether an image shows stained tissue, or unstained cells."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import skimage.data
+from scipy import ndimage
 
 from napari_deepretina.data import Subset, open_dataset
 from napari_deepretina.data.reading import NOTHING, readings
 from napari_deepretina.data.synthetic import synthetic_nuclei
-from napari_deepretina.data.tissue import mostly_tissue, shows_tissue
+from napari_deepretina.data.tissue import (
+    most_need_specialist,
+    needs_specialist,
+    shows_tissue,
+    shows_unstained,
+)
 
 GLOWING = synthetic_nuclei((160, 200), 12, diameter=22, seed=3)[0].astype(np.float64)
 STAINED = skimage.data.immunohistochemistry()[:200, :240]
@@ -15,6 +23,25 @@ STAINED = skimage.data.immunohistochemistry()[:200, :240]
 
 def told(image):
     return shows_tissue(image, readings(image)[0])
+
+
+def unstained(image):
+    return shows_unstained(image, readings(image)[0])
+
+
+def in_transmitted_light(shape=(400, 420), count=24, seed=1):
+    """(H, W, 3) uint8: cells with halos and grains on a grey ground, lit from one side."""
+    _, labels = synthetic_nuclei(shape, count, diameter=24, seed=seed)
+    cells = (labels > 0).astype(float)
+    rng = np.random.default_rng(seed)
+    grains = (
+        ndimage.gaussian_filter(rng.standard_normal(shape), 1)
+        * 3
+        * ndimage.binary_erosion(labels, iterations=2)
+    )
+    halo = ndimage.gaussian_filter(cells, 3) - ndimage.gaussian_filter(cells, 1)
+    grey = 120 + 40 * np.linspace(0, 1, shape[1]) + 110 * halo + 30 * grains + rng.normal(0, 2, shape)
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 @pytest.mark.parametrize("image", [GLOWING, GLOWING * 40 + 300, np.repeat(GLOWING[..., None], 3, axis=2)])
@@ -76,19 +103,49 @@ def test_an_image_on_disk_is_looked_over():
     assert told(_Lazy())
 
 
+@pytest.mark.parametrize("shape", [(260, 300), (400, 420), (1500, 1100)])
+def test_unstained_cells_are_darker_and_brighter_than_their_ground(shape):
+    image = in_transmitted_light(shape, count=shape[0] * shape[1] // 7000)
+    assert unstained(image)
+    assert unstained(image[..., 0].astype(np.uint16) * 200)
+    assert not told(image)
+    padded = np.zeros((shape[0] + 200, shape[1] + 300, 3), np.uint8)
+    padded[100:-100, 150:-150] = image
+    assert unstained(padded)
+    turned = replace(readings(image)[0], inverted=True)
+    assert not shows_unstained(image, turned)
+
+
+@pytest.mark.parametrize("gap", [0, 25])
+def test_nuclei_that_glow_are_not_unstained_cells(gap):
+    """Nor are dark ones on white, nor nuclei that fill the image, nor noise, nor colours."""
+    assert not unstained(GLOWING)
+    assert not unstained(GLOWING.max() - GLOWING)
+    dense = synthetic_nuclei((300, 300), 150, diameter=24, seed=2)[0].astype(float) + gap
+    assert not unstained(dense[:160, :160])
+    assert not unstained(np.random.default_rng(0).normal(100, 5, (200, 200)))
+    assert not unstained(STAINED)
+    assert not unstained(np.full((40, 40), 7))
+    assert not shows_unstained(np.full((9, 9), np.nan), NOTHING)
+
+
 @pytest.mark.parametrize(
-    ("name", "tissue"),
+    ("name", "tissue", "cells"),
     [
-        ("nuinsseg", True),
-        ("tnbc", True),
-        ("kromp", False),
-        ("aitslab", False),
-        ("aisegcell_brightfield", False),
+        ("open/nuinsseg", True, False),
+        ("open/tnbc", True, False),
+        ("open/kromp", False, False),
+        ("open/aitslab", False, False),
+        ("open/aisegcell_brightfield", False, True),
+        ("open/brifiseg_brightfield", False, True),
     ],
 )
 @pytest.mark.data
-def test_real_images(stage1, name, tissue):
-    dataset, split = open_dataset(str(stage1 / "open" / f"{name}.zip"))
+def test_real_images(stage1, name, tissue, cells):
+    dataset, split = open_dataset(str(stage1 / f"{name}.zip"))
     chosen = Subset(dataset, list(split.part("val"))[:4])
-    assert {told(chosen[k].image) for k in range(len(chosen))} == {tissue}
-    assert mostly_tissue(chosen) == tissue
+    images = [chosen[k].image for k in range(len(chosen))]
+    assert {told(image) for image in images} == {tissue}
+    assert {unstained(image) for image in images} == {cells}
+    assert {needs_specialist(image, readings(image)[0]) for image in images} == {tissue or cells}
+    assert most_need_specialist(chosen) == (tissue or cells)

@@ -102,8 +102,8 @@ class SegmentForm(Dock):
         )
         self.specialist = ComboBox(label="tissue network", choices=["auto", "always", "never"])
         self.specialist.tooltip = (
-            "Some weights come with a second network for stained tissue. Auto asks it where colours lie on a "
-            "bright ground; always serves other images of transmitted light, such as unstained cells."
+            "Some weights come with a second network for stained tissue and unstained cells. Auto asks it "
+            "where colours lie on a bright ground, and where cells are darker and brighter than a grey one."
         )
         self.invert = CheckBox(text="exchange dark and bright", value=False)
         self.invert.tooltip = "For dark nuclei on bright ground that the weights do not find as they are"
@@ -215,7 +215,7 @@ class SegmentForm(Dock):
         self._own_score = advice is None
         self.specialist.enabled = special is not None
         other = advised_score(special) if special else None
-        apart = "" if other in (None, advice) else f" Left alone, it is {other:g} for stained tissue."
+        apart = "" if other in (None, advice) else f" Left alone, it is {other:g} for tissue and such cells."
         self.score.tooltip = meanings(PostprocessSettings)["score"].rstrip(".") + "." + apart
 
     def _choose_score(self, _: Any = None) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_deepretina.data.channels import as_channels, check_image, overview
 from napari_deepretina.data.deconvolution import STAINS
 from napari_deepretina.data.reading import Reading, read_plainly, read_stains, readings
-from napari_deepretina.data.tissue import shows_tissue
+from napari_deepretina.data.tissue import needs_specialist
 from napari_deepretina.errors import UserError
 from napari_deepretina.inference.plan import Plan, make_plan
 from napari_deepretina.inference.predict import Whole, predict
@@ -89,7 +89,7 @@ def choose_reading(model: LoadedModel, image: Any, plan: Plan, settings: Segment
 def network_for(model: LoadedModel, image: Any, reading: Reading, settings: SegmentSettings) -> LoadedModel:
     """The model for an image read in some way: the specialist's, where there is one and it is asked."""
     if settings.specialist == "auto":
-        return model.for_tissue(model.beside is not None and shows_tissue(image, reading))
+        return model.for_tissue(model.beside is not None and needs_specialist(image, reading))
     return model.for_tissue(settings.specialist == "always")
 
 

@@ -17,7 +17,7 @@ from napari_deepretina.data.channel_names import number_of
 from napari_deepretina.data.channels import check_image
 from napari_deepretina.data.reading import Reading
 from napari_deepretina.data.regions import with_regions
-from napari_deepretina.data.tissue import shows_tissue
+from napari_deepretina.data.tissue import needs_specialist
 from napari_deepretina.document.measure import channels_of, measure_instances
 from napari_deepretina.document.records import known_columns, records_of
 from napari_deepretina.errors import UserError
@@ -210,7 +210,7 @@ def segment_steps(
 def asks_specialist(
     image: Any, settings: SegmentSettings, load: Callable[[], LoadedModel] | None = None
 ) -> bool:
-    """Whether a specialist for stained tissue is to look: as the settings say, or as the image shows.
+    """Whether the specialist is to look: as the settings say, or as the image shows.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def asks_specialist(
     reading, *others = offered_readings(seen, settings)
     if others and load is not None:
         reading, _ = drain(read_and_fitted(load(), seen, settings))
-    return shows_tissue(seen, reading)
+    return needs_specialist(seen, reading)
 
 
 def _noted(

@@ -39,8 +39,8 @@ class SegmentSettings(PostprocessSettings):
     LOW:HIGH, such as 100:4000, takes these; haematoxylin looks at the density of this stain alone,
     haematoxylin+brown at both stains together."""
     specialist: Literal["auto", "always", "never"] = "auto"
-    """Whether the network for stained tissue looks, of weights that come with one: auto asks it where colours
-    lie on a bright ground; always serves other images of transmitted light, such as unstained cells."""
+    """Whether the network for stained tissue and unstained cells looks, of weights that come with one: auto
+    asks it where colours lie on a bright ground, and where cells are darker and brighter than a grey one."""
     invert: bool = False
     """Dark and bright change places before the image is looked at."""
     tile: int = Field(default=1280, ge=256, le=8192)

@@ -34,7 +34,7 @@ class Taught(BaseModel):
 
 
 class Specialist(BaseModel):
-    """What a file of differences is a difference to, which is a network for stained tissue."""
+    """What a file of differences is a difference to, which is a network for tissue and unstained cells."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -71,7 +71,7 @@ class WeightsInfo(BaseModel):
     taught: Taught | None = None
     """Given, the file holds no more than what differs from other weights."""
     specialist: Specialist | None = None
-    """The same, for stained tissue."""
+    """The same, for stained tissue and unstained cells."""
 
     @property
     def differs_from(self) -> Taught | Specialist | None:

@@ -79,7 +79,7 @@ class LoadedModel:
         return self.info.rescoring.limits(asked) if self.info.rescoring else asked
 
     def for_tissue(self, tissue: bool = True) -> LoadedModel:
-        """The model for stained tissue, or for other images: the specialist's, if there is one, or itself."""
+        """The model for tissue and unstained cells: the specialist's, if there is one, else itself."""
         if self.beside is None or not tissue:
             return self
         with _ONE_AT_A_TIME:
@@ -87,7 +87,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _specialist(self) -> LoadedModel:
-        """Loaded when the first image of stained tissue comes."""
+        """Loaded when the first image comes that needs it."""
         assert self.beside is not None
         model = replace(load_model(self.beside.path, self.device, self.precision), named=self)
         _ = model.detector  # made once, before several threads ask for it

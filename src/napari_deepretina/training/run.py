@@ -167,7 +167,9 @@ def plan_training(
     if start is None:
         start = starting_point(given, recipe, names, parts[0])
         if start is not None and start[1].specialist is not None:
-            notes.append(f"most images show stained tissue: training starts from {start[1].name}")
+            notes.append(
+                f"most images show stained tissue or unstained cells: training starts from {start[1].name}"
+            )
     architecture = start[0].architecture if start else recipe.architecture
     architecture = architecture.model_copy(update={"classes": names})
     recipe = recipe.model_copy(update={"architecture": architecture, "weights": given})

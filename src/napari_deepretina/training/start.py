@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_deepretina.data import Dataset
-from napari_deepretina.data.tissue import mostly_tissue
+from napari_deepretina.data.tissue import most_need_specialist
 from napari_deepretina.errors import UserError
 from napari_deepretina.model.header import WeightsInfo
 from napari_deepretina.model.matterport.coco_names import COCO_NAMES
@@ -33,7 +33,8 @@ def starting_point(
     weights : ``random``, ``bundled``, ``coco``, ``imagenet`` (backbone only), or whatever
         `napari_deepretina.model.weights.find` takes. A network for other classes starts with fresh output
         layers; a Keras file is laid out as the recipe's architecture says.
-    images : what is to be trained on: of a pair of networks the one for tissue learns, if most show tissue.
+    images : what is to be trained on: of a pair of networks the one for tissue learns, if most show tissue or
+        unstained cells.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def starting_point(
     if is_keras(path):
         return _from_keras(path, recipe, classes)
     model = load_model(path)
-    if model.beside is not None and images is not None and mostly_tissue(images):
+    if model.beside is not None and images is not None and most_need_specialist(images):
         model = model.for_tissue()
     if model.info.architecture.classes == classes:
         return model.network, model.info
