@@ -125,6 +125,9 @@ def test_nuclei_that_glow_are_not_unstained_cells(gap):
     assert not unstained(dense[:160, :160])
     assert not unstained(np.random.default_rng(0).normal(100, 5, (200, 200)))
     assert not unstained(STAINED)
+    few = np.random.default_rng(1).normal(300, 40, (1024, 1024))
+    few[400:600, 400:600] += 5.0 * synthetic_nuclei((200, 200), 4, diameter=22, seed=4)[0]
+    assert not unstained(few)
     assert not unstained(np.full((40, 40), 7))
     assert not shows_unstained(np.full((9, 9), np.nan), NOTHING)
 

@@ -33,8 +33,9 @@ def _body(architecture: Architecture) -> resnet.ResNet:
                 setattr(module, name, nn.BatchNorm2d(int(layer.num_features * width)))
             elif isinstance(layer, nn.Conv2d):
                 inputs = layer.in_channels if layer is body.conv1 else int(layer.in_channels * width)
-                outputs, side = int(layer.out_channels * width), layer.kernel_size
-                new = nn.Conv2d(inputs, outputs, side, layer.stride, layer.padding, bias=False)
+                outputs = int(layer.out_channels * width)
+                window = cast(Any, (layer.kernel_size, layer.stride, layer.padding))
+                new = nn.Conv2d(inputs, outputs, *window, bias=False)
                 nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
                 setattr(module, name, new)
     return body
