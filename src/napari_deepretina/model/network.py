@@ -34,8 +34,8 @@ def _body(architecture: Architecture) -> resnet.ResNet:
             elif isinstance(layer, nn.Conv2d):
                 inputs = layer.in_channels if layer is body.conv1 else int(layer.in_channels * width)
                 outputs = int(layer.out_channels * width)
-                window = cast(Any, (layer.kernel_size, layer.stride, layer.padding))
-                new = nn.Conv2d(inputs, outputs, *window, bias=False)
+                like: Any = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding")}
+                new = nn.Conv2d(inputs, outputs, **like, bias=False)
                 nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
                 setattr(module, name, new)
     return body
