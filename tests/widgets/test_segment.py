@@ -56,7 +56,7 @@ def test_the_network_for_tissue_is_a_choice_where_there_is_one(panel, field, pai
     form.intensity.value = "automatic"
     advised = float(form.score.value)
     assert "score" not in form.settings()  # each network has its own
-    assert "Left alone, it is 0.4 for stained tissue." in form.score.tooltip
+    assert "Left alone, it is 0.4 for stained tissue and unstained cells." in form.score.tooltip
     form.score.value = 0.05
     assert form.settings()["score"] == 0.05
     form.score.value = advised

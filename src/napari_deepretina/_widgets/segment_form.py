@@ -215,8 +215,10 @@ class SegmentForm(Dock):
         self._own_score = advice is None
         self.specialist.enabled = special is not None
         other = advised_score(special) if special else None
-        apart = "" if other in (None, advice) else f" Left alone, it is {other:g} for tissue and such cells."
-        self.score.tooltip = meanings(PostprocessSettings)["score"].rstrip(".") + "." + apart
+        tip = meanings(PostprocessSettings)["score"].rstrip(".") + "."
+        if other not in (None, advice):
+            tip += f" Left alone, it is {other:g} for stained tissue and unstained cells."
+        self.score.tooltip = tip
 
     def _choose_score(self, _: Any = None) -> None:
         """From now on for every network; left alone, each has the one that it advises."""
