@@ -124,7 +124,7 @@ def test_one_can_choose_otherwise(images, nuclei_model):
 @pytest.mark.data
 def test_tiles_and_batches_read_alike(images, default_model):
     grey, plain = images[0]
-    wide = np.tile(np.pad(coloured(0, 0, 1)(grey), ((0, 10), (0, 10), (0, 0))), (3, 3, 1))
+    wide = np.tile(np.pad(coloured(0, 0, 1)(grey), ((0, 10), (0, 10), (0, 0))), (2, 3, 1))
     labels = segment(wide, model=default_model, tile=320, adapt=False).labels
     height, width = plain.shape
     alone = segment(grey, model=default_model, adapt=False, diameter=default_model.info.diameter).labels

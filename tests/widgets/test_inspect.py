@@ -46,6 +46,7 @@ def inspector(viewer, qtbot):
 
 
 def test_the_slider_walks_the_steps_over_the_image(inspector):
+    inspector.widget.weights.value = "nuclei-small"
     widget = inspector.ran(scale=(0.5, 0.5), translate=(10, 20))
     inspection = widget.steps.inspection
     for number, step in enumerate(STEPS):

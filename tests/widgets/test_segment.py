@@ -330,7 +330,7 @@ def test_a_large_image_fills_tile_by_tile(viewer, qtbot, monkeypatch):
     from napari_deepretina._widgets import jobs
 
     piece, _ = synthetic_nuclei((512, 512), 90, diameter=26, seed=1)
-    image = dask.array.from_array(np.tile(piece, (3, 3)), chunks=512)
+    image = dask.array.from_array(np.tile(piece, (2, 3)), chunks=512)
     viewer.add_image(image, name="slide", contrast_limits=(0, 255))
     _, widget = viewer.window.add_plugin_dock_widget("napari-deepretina", "Segment nuclei")
     widget.weights.value = "nuclei-small"

@@ -10,6 +10,7 @@ from napari.qt.threading import create_worker
 from qtpy.QtCore import QObject, Signal
 
 from napari_deepretina.errors import UserError
+from napari_deepretina.files import exists
 from napari_deepretina.training.asked import Asked, read_record, weighted
 from napari_deepretina.training.watch import forecast_run
 
@@ -54,7 +55,7 @@ def existing(sets: list[str]) -> list[str]:
     if not sets:
         raise UserError("add annotated images first: two layers, a folder, a zip or a COCO file")
     for path, _ in map(weighted, sets):
-        if not Path(path).exists():
+        if not exists(Path(path)):
             raise UserError(f"{path} does not exist: remove it from the list, or add it from where it is now")
     return sets
 

@@ -30,15 +30,7 @@ _SEEN, _ASKED = 256, 9
 
 
 def needs_specialist(image: Any, reading: Reading) -> bool:
-    """Whether an image shows stained tissue or unstained cells; parameters as of `shows_tissue`."""
-    return shows_tissue(image, reading) or shows_unstained(image, reading)
-
-
-def shows_tissue(image: Any, reading: Reading) -> bool:
-    """Whether an image is stained on a bright ground: by a warm colour, as H&E and DAB are, or all over.
-
-    Thin smears in violet on white ground do not count: general networks know them (stage 1 of the 2018 Data
-    Science Bowl has a hundred).
+    """Whether an image shows stained tissue or unstained cells.
 
     Parameters
     ----------
@@ -46,33 +38,44 @@ def shows_tissue(image: Any, reading: Reading) -> bool:
     reading : of this image; what it says is no picture does not count. In stains by themselves nuclei are
         bright on dark.
     """
-    if reading.inverted or reading.stains:
-        return False
-    few, inside = _looked_over(image, reading)
-    pixels = few[inside]
-    brightest = pixels.max(axis=1)
-    stained = pixels[brightest - pixels.min(axis=1) > STAINED]
-    ground = np.percentile(brightest, 25) if len(pixels) else 0.0
-    if len(stained) <= LEAST * len(pixels) or ground < LIT:
-        return False
-    return bool(ground < WHITE or np.percentile(stained[:, 0] - stained[:, 2], 90) > WARM)
+    seen = _looked_over(image, reading)
+    return seen is not None and (_is_tissue(*seen) or _is_unstained(*seen))
+
+
+def shows_tissue(image: Any, reading: Reading) -> bool:
+    """Whether an image is stained on a bright ground: by a warm colour, as H&E and DAB are, or all over.
+
+    Thin smears in violet on white ground do not count: general networks know them (stage 1 of the 2018 Data
+    Science Bowl has a hundred). Parameters as of `needs_specialist`.
+    """
+    seen = _looked_over(image, reading)
+    return seen is not None and _is_tissue(*seen)
 
 
 def shows_unstained(image: Any, reading: Reading) -> bool:
     """Whether an image is of unstained cells in transmitted light: grey, on a ground of medium brightness.
 
-    Parameters
-    ----------
-    image, reading : as of `shows_tissue`.
+    Parameters as of `needs_specialist`.
     """
-    if reading.inverted or reading.stains:
+    seen = _looked_over(image, reading)
+    return seen is not None and _is_unstained(*seen)
+
+
+def _is_tissue(few: NDArray[np.float32], inside: NDArray[np.bool_]) -> bool:
+    pixels = few[inside]
+    brightest = pixels.max(axis=1)
+    stained = pixels[brightest - pixels.min(axis=1) > STAINED]
+    ground = np.percentile(brightest, 25)
+    if len(stained) <= LEAST * len(pixels) or ground < LIT:
         return False
-    few, inside = _looked_over(image, reading)
+    return bool(ground < WHITE or np.percentile(stained[:, 0] - stained[:, 2], 90) > WARM)
+
+
+def _is_unstained(few: NDArray[np.float32], inside: NDArray[np.bool_]) -> bool:
     grey = few.max(axis=2)
-    pixels = grey[inside]
-    if not len(pixels) or (grey - few.min(axis=2) > STAINED)[inside].mean() > LEAST:
+    if (grey - few.min(axis=2) > STAINED)[inside].mean() > LEAST:
         return False
-    quarter, middle = np.percentile(pixels, (25, 50))
+    quarter, middle = np.percentile(grey[inside], (25, 50))
     if quarter < LIT or middle > WHITE:
         return False
     light = ndimage.gaussian_filter(np.where(inside, grey, middle), max(grey.shape) / LEVEL)
@@ -81,16 +84,19 @@ def shows_unstained(image: Any, reading: Reading) -> bool:
     if ground - darkest <= DARKER * (ground - dark):
         return False
     apart -= apart.mean()
-    peaked = float((apart**4).mean() / (apart**2).mean() ** 2) - 3 > PEAKED
+    peaked = (apart**4).mean() / (apart**2).mean() ** 2 - 3 > PEAKED
     return bool(peaked and BETWEEN[0] < (ground - darkest) / (brightest - darkest) < BETWEEN[1])
 
 
-def _looked_over(image: Any, reading: Reading) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A small (h, w, 3) version of an image, 0 to 1, and which of its pixels show something."""
+def _looked_over(image: Any, reading: Reading) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    """A small (h, w, 3) version of an image, 0 to 1, and which of its pixels show something; None if none."""
+    if reading.inverted or reading.stains:
+        return None
     seen = overview(image)
     every = -(-max(seen.shape[:2]) // _SEEN)
     few = np.ascontiguousarray(seen[::every, ::every])
-    return reading(few), shown(as_channels(few), reading.blank)
+    inside = shown(as_channels(few), reading.blank)
+    return (reading(few), inside) if inside.any() else None
 
 
 def most_need_specialist(dataset: Dataset) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_deepretina.errors import UserError
-from napari_deepretina.files import expanded, write_text
+from napari_deepretina.files import exists, expanded, write_text
 from napari_deepretina.intake import parse_json, read_bytes
 
 RECORD = "run.json"
@@ -85,7 +85,7 @@ def read_record(folder: Path) -> tuple[Asked, dict[str, Any]]:
 def weighted(text: str) -> tuple[str, int]:
     """Path and weight of ``PATH@3``, which is shown three times as often; a file of that very name wins."""
     match = re.fullmatch(r"(.+)@([1-9]\d*)", text)
-    return (text, 1) if match is None or expanded(text).exists() else (match[1], int(match[2]))
+    return (text, 1) if match is None or exists(expanded(text)) else (match[1], int(match[2]))
 
 
 def _lasting(text: str) -> str:
