@@ -37,10 +37,11 @@ def test_ten_corrected_images_teach_a_new_kind(tmp_path):
     project = Project(tmp_path / "project")
     for seed in range(10):
         project.add(f"corrected {seed}", *membranes(seed))
-    overrides = ["main.steps=20", "main.crop=192"]
+    overrides = ["main.steps=14", "main.crop=192"]
     plan = plan_training(
         Asked(recipe="fine-tune", data=[str(project.folder)], weights="nuclei-small", overrides=overrides)
     )
     weights = plan.run(tmp_path / "run", device="cpu")
     held_out = membranes(99)
-    assert score(str(weights), *held_out) > score("nuclei-small", *held_out) + 0.2
+    learnt, before = score(str(weights), *held_out), score("nuclei-small", *held_out)
+    assert learnt > before + 0.2

@@ -22,6 +22,10 @@ AS_CONFIGURED = Limits(score=0.9, nms=0.2)
 FULL_SIZE = ("A", "B", "C")
 
 
+pytestmark = pytest.mark.xdist_group("parity")
+"""Networks of 250 MB are loaded once."""
+
+
 def loaded(network, path):
     info = WeightsInfo(name="original", architecture=network.architecture)
     return LoadedModel(network, info, path, "", torch.device("cpu"))
