@@ -34,11 +34,8 @@ def in_transmitted_light(shape=(400, 420), count=24, seed=1):
     _, labels = synthetic_nuclei(shape, count, diameter=24, seed=seed)
     cells = (labels > 0).astype(float)
     rng = np.random.default_rng(seed)
-    grains = (
-        ndimage.gaussian_filter(rng.standard_normal(shape), 1)
-        * 3
-        * ndimage.binary_erosion(labels, iterations=2)
-    )
+    inner = ndimage.binary_erosion(labels, iterations=2)
+    grains = 3 * inner * ndimage.gaussian_filter(rng.standard_normal(shape), 1)
     halo = ndimage.gaussian_filter(cells, 3) - ndimage.gaussian_filter(cells, 1)
     grey = 120 + 40 * np.linspace(0, 1, shape[1]) + 110 * halo + 30 * grains + rng.normal(0, 2, shape)
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -116,12 +113,11 @@ def test_unstained_cells_are_darker_and_brighter_than_their_ground(shape):
     assert not shows_unstained(image, turned)
 
 
-@pytest.mark.parametrize("gap", [0, 25])
-def test_nuclei_that_glow_are_not_unstained_cells(gap):
+def test_nuclei_that_glow_are_not_unstained_cells():
     """Nor are dark ones on white, nor nuclei that fill the image, nor noise, nor colours."""
     assert not unstained(GLOWING)
     assert not unstained(GLOWING.max() - GLOWING)
-    dense = synthetic_nuclei((300, 300), 150, diameter=24, seed=2)[0].astype(float) + gap
+    dense = synthetic_nuclei((300, 300), 150, diameter=24, seed=2)[0]
     assert not unstained(dense[:160, :160])
     assert not unstained(np.random.default_rng(0).normal(100, 5, (200, 200)))
     assert not unstained(STAINED)

@@ -226,7 +226,7 @@ def test_tiles_on_several_threads_give_the_same(nuclei_model):
 
 @pytest.mark.parametrize("side", [256, 1001])
 def test_ids_stay_unique_above_65535_and_a_million(tmp_path, side):
-    """More nuclei than 16 bits, and than 20, hold: from the instances to the file."""
+    """More nuclei than 16 bits hold, and than a million: from the instances to the file."""
     import tifffile
 
     from napari_deepretina.export.tiff import write_labels
